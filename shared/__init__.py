@@ -1,0 +1,1 @@
+"""Words and pipes that all four services need: events, hosts, the bus, the log. No opinions."""

@@ -1,0 +1,61 @@
+"""What health and sync are to do for a workspace: published by recovery, one key each.
+
+The value in the bucket is the whole truth at ``position`` of the log; a watcher ignores one
+that is older by (epoch, position) than what it has.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pydantic import TypeAdapter
+
+from shared.machines import Host, WorkspaceName
+from shared.policy import Policy
+
+
+class SyncMode(StrEnum):
+    """What the data plane of a workspace is to do now."""
+
+    IDLE = "idle"  # nothing: no standby, failing over, or removed
+    MIRROR = "mirror"  # pull from the GPU, seal at the sync interval
+    SERVE = "serve"  # people write on the standby: seal the promoted tree at the sync interval
+    RESTORE = "restore"  # as SERVE, and bring the newest generation to the candidate in rounds
+    FINAL = "final"  # frozen: seal once more, send the last delta, verify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """``seal`` grows by one each time recovery wants a fresh generation now."""
+
+    workspace: WorkspaceName
+    epoch: int
+    position: int
+    mode: SyncMode
+    path: str
+    policy: Policy
+    host_ca: str = ""
+    """Public key line of the workspace's host CA."""
+    user_ca: str = ""
+    standby: Host | None = None
+    primary: Host | None = None
+    """The GPU that the endpoint points at, None while the standby serves."""
+    candidate: Host | None = None
+    attempt: int = 0
+    round: int = 0
+    seal: int = 0
+    accept_shrink: bool = False
+    removed: bool = False
+    watch: tuple[Host, ...] = field(default=())
+    """The hosts whose health counts now: primary and standby."""
+
+
+_ADAPTER = TypeAdapter(Assignment)
+
+
+def encode(assignment: Assignment) -> bytes:
+    return _ADAPTER.dump_json(assignment)
+
+
+def decode(body: bytes) -> Assignment:
+    """Raises pydantic.ValidationError."""
+    return _ADAPTER.validate_json(body)

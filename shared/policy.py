@@ -1,0 +1,72 @@
+"""What a user may decide about a workspace. Every duration is in seconds."""
+
+from dataclasses import dataclass, fields
+
+GIB = 1 << 30
+RESTORE_BYTES_PER_SECOND_MIN = 6_000_000
+"""A restore is never given less time than its bytes need at this rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The settings of one workspace, with the product's defaults.
+
+    Prices are US dollars an hour, ``gpu_ram_min_gb`` and ``disk_gb`` are gigabytes.
+    ``regions`` are two-letter country codes or ``EU``: preferences, unless ``regions_strict``.
+    """
+
+    sync_interval: float = 30.0
+    health_interval: float = 10.0
+    probe_timeout: float = 5.0
+    failover_threshold: int = 3
+    auto_failover: bool = True
+    auto_recovery: bool = True
+    cooldown: float = 30.0
+
+    gpu_price_max: float = 0.50
+    gpu_ram_min_gb: float = 8.0
+    gpu_disk_gb: float = 32.0
+    gpu_image: str = "pytorch/pytorch:latest"
+    regions: tuple[str, ...] = ("TH", "VN", "JP", "EU")
+    regions_strict: bool = False
+
+    standby_zone: str = "europe-west1-b"
+    standby_machine: str = "e2-medium"
+    standby_disk_gb: int = 100
+    standby_spot: bool = True
+
+    sync_timeout: float = 300.0
+    ssh_timeout: float = 300.0
+    restore_timeout: float = 600.0
+    freeze_bound: float = 5.0
+    freeze_timeout: float = 60.0
+    search_retries: int = 10
+    search_retry_wait: float = 30.0
+    search_wait_max: float = 900.0
+
+    ssh_keys: tuple[str, ...] = ()
+    """Public keys of the people who may log in, as in an ``authorized_keys`` file."""
+
+    def __post_init__(self) -> None:
+        if reason := self._unusable():
+            raise ValueError(reason)
+
+    def _unusable(self) -> str | None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            zero_allowed = field.name in {"cooldown", "search_retries"}
+            if value < 0 or (value == 0 and not zero_allowed):
+                return f"policy: {field.name} is {value}; it must be greater than 0"
+        for region in self.regions:
+            if len(region) != 2 or not region.isupper():
+                return f"policy: region {region!r} is not a two-letter code such as TH, or EU"
+        for key in self.ssh_keys:
+            if "\n" in key or len(key.split()) < 2:
+                return "policy: each of ssh_keys is one public key line, 'ssh-ed25519 AAAA...'"
+        return None
+
+    def restore_deadline(self, total_bytes: int) -> float:
+        """How long a restore of so many bytes may take, in seconds."""
+        return max(self.restore_timeout, total_bytes / RESTORE_BYTES_PER_SECOND_MIN)
