@@ -1,0 +1,92 @@
+"""Publishes what health and sync are to do: one key a workspace in the state bucket.
+
+The bucket may lose everything and a watcher may be blind for a while, so all keys are put again
+at each start, after each reconnect and now and then.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from services.recovery.domain.obligations import assignment
+from services.recovery.domain.state import Phase
+from services.recovery.service import Recovery
+from shared import assignments
+from shared.bus.port import Bus, BusError
+from shared.machines import WorkspaceName
+
+REPEAT_SECONDS = 10.0
+SYSTEM_KEY = "_system"
+
+log = structlog.get_logger()
+
+
+class Assigner:
+    """``host_ca`` gives the public key of a workspace's host CA."""
+
+    def __init__(
+        self,
+        recovery: Recovery,
+        bus: Bus,
+        *,
+        host_ca: Callable[[WorkspaceName], str],
+        user_ca: str,
+        configured: Mapping[str, bool],
+    ) -> None:
+        self._recovery = recovery
+        self._bus = bus
+        self._host_ca = host_ca
+        self._user_ca = user_ca
+        self._system = json.dumps({"configured": dict(configured)}).encode()
+        self._changed = recovery.changes()
+        self._put: dict[str, bytes] = {}
+
+    def put_again(self) -> None:
+        """The bucket may be empty: put every key once more."""
+        self._put.clear()
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._changed.clear()
+            try:
+                await self._publish()
+            except BusError as error:
+                log.warning("assignments not published", reason=str(error))
+                self._put.clear()
+                await asyncio.sleep(1.0)
+                continue
+            try:
+                await asyncio.wait_for(self._changed.wait(), REPEAT_SECONDS)
+            except TimeoutError:
+                self._put.clear()
+
+    async def run_on_changes(self) -> None:
+        """Until cancelled: after a reconnect or a change of the bucket, put what is missing."""
+        async for _ in self._bus.changes():
+            with contextlib.suppress(BusError):
+                there = await self._bus.entries()
+                if any(there.get(key) != value for key, value in self._put.items()):
+                    self.put_again()
+
+    async def _publish(self) -> None:
+        wanted = {SYSTEM_KEY: self._system} | {
+            workspace: assignments.encode(
+                assignment(
+                    folded.state,
+                    position=folded.position,
+                    host_ca=self._host_ca(workspace),
+                    user_ca=self._user_ca,
+                )
+            )
+            for workspace, folded in self._recovery.states.items()
+            if folded.state.phase is not Phase.UNREGISTERED
+        }
+        for key, value in wanted.items():
+            if self._put.get(key) != value:
+                await self._bus.put(key, value)
+                self._put[key] = value

@@ -1,0 +1,198 @@
+"""Which adapter plays which port, and which loops make up the service."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from services.recovery.actions import Actions, Pace
+from services.recovery.adapters.authority import Authority
+from services.recovery.adapters.gates import Gates
+from services.recovery.adapters.gce import GceProvider
+from services.recovery.adapters.haproxy import HaproxyEndpoint, RuntimeApi
+from services.recovery.adapters.hosts import SshHosts
+from services.recovery.adapters.vast import VastMarket, VastProvider
+from services.recovery.assigner import Assigner
+from services.recovery.driver import Driver
+from services.recovery.inbox import listen_forever
+from services.recovery.keeper import Keeper
+from services.recovery.lease import Lease
+from services.recovery.ports import MachineProvider, Market
+from services.recovery.relay import Relay
+from services.recovery.service import Recovery
+from services.recovery.settings import Settings
+from services.recovery.sweeper import Sweeper
+from shared import clock, subjects
+from shared.bus.nats_bus import NatsBus
+from shared.certificates import ENTITLED
+from shared.clouds.gce import GceClient
+from shared.clouds.vast import VastClient
+from shared.eventlog.writer import PostgresWriter
+from shared.machines import WorkspaceName
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A connected service that does nothing yet: ``run`` waits for the lease and works."""
+
+    run: Callable[[], Coroutine[object, object, None]]
+
+
+@asynccontextmanager
+async def recovery(settings: Settings) -> AsyncIterator[Parts]:
+    """Everything is closed, and the lease given up, afterwards."""
+    async with AsyncExitStack() as stack:
+        writer = await stack.enter_async_context(
+            PostgresWriter(settings.log_dsn, settings.log_password)
+        )
+        bus = await stack.enter_async_context(
+            NatsBus.connect(settings.nats_url, settings.nats_user, settings.nats_password)
+        )
+        lease = Lease(
+            writer,
+            holder=settings.replica or f"{socket.gethostname()}-{clock.new_id()}",
+            seconds=settings.lease_seconds,
+            monotonic=time.monotonic,
+        )
+        stack.push_async_callback(lease.release)
+        service = Recovery(
+            writer,
+            term=lease.term,
+            now=clock.now,
+            new_id=clock.new_id,
+            installation=settings.installation,
+            ports=settings.endpoint_ports,
+        )
+        authority = Authority(
+            settings.keys_dir,
+            epoch_of=_epoch_of(service),
+            now=clock.now,
+            new_id=clock.new_id,
+        )
+        providers, market = _providers(settings, stack)
+        keeper = _keeper(settings, service, authority)
+        actions = _actions(settings, service, authority, providers, market, keeper, lease)
+        configured = {"vast": market is not None, "gce": "gce" in providers, "endpoint": True}
+        assigner = Assigner(
+            service,
+            bus,
+            host_ca=authority.host_ca_public,
+            user_ca=authority.user_ca_public(),
+            configured=configured,
+        )
+        relay = Relay(
+            writer,
+            bus,
+            term=lease.term,
+            changed=service.changes(),
+            on_renewed=assigner.put_again,
+        )
+        driver = Driver(service, actions.carry_out, interval=settings.drive_interval)
+        sweeper = Sweeper(
+            service,
+            providers,
+            installation=settings.installation,
+            interval=settings.sweep_interval,
+        )
+
+        async def run() -> None:
+            _touch(settings)
+            term = await lease.acquire()
+            log.info("writing under a new term", term=term)
+            await service.load()
+            await _answer_certificates(bus, authority)
+            async with asyncio.TaskGroup() as group:
+                for loop in (
+                    lease.keep(),
+                    listen_forever(bus, service),
+                    driver.run(),
+                    keeper.run(),
+                    sweeper.run(),
+                    assigner.run(),
+                    assigner.run_on_changes(),
+                    relay.run(),
+                ):
+                    group.create_task(loop)
+
+        yield Parts(run)
+
+
+def _epoch_of(service: Recovery) -> Callable[[WorkspaceName], int | None]:
+    def epoch_of(workspace: WorkspaceName) -> int | None:
+        folded = service.states.get(workspace)
+        return None if folded is None else folded.state.epoch
+
+    return epoch_of
+
+
+def _providers(
+    settings: Settings, stack: AsyncExitStack
+) -> tuple[dict[str, MachineProvider], Market | None]:
+    """The providers that we have credentials for."""
+    providers: dict[str, MachineProvider] = {}
+    market: Market | None = None
+    if settings.vast_key:
+        vast = VastClient(key=settings.vast_key, url=settings.vast_url, pace=settings.provider_pace)
+        stack.push_async_callback(vast.aclose)
+        providers["vast"] = VastProvider(vast, grace=settings.settle_seconds / 2)
+        market = VastMarket(vast)
+    if settings.gce_project:
+        gce = GceClient(
+            project=settings.gce_project, url=settings.gce_url, poll=min(1.0, settings.poll_interval)
+        )
+        stack.push_async_callback(gce.aclose)
+        providers["gce"] = GceProvider(gce, zones=settings.gce_zones)
+    for missing in {"vast", "gce"} - providers.keys():
+        log.warning("provider not configured: it can rent nothing", provider=missing)
+    return providers, market
+
+
+def _keeper(settings: Settings, service: Recovery, authority: Authority) -> Keeper:
+    endpoint = HaproxyEndpoint(
+        RuntimeApi(settings.haproxy_socket),
+        probe_host=settings.endpoint_probe_host,
+        gates=Gates(authority),
+    )
+    return Keeper(service, endpoint, interval=min(1.0, settings.drive_interval))
+
+
+def _actions(
+    settings: Settings,
+    service: Recovery,
+    authority: Authority,
+    providers: dict[str, MachineProvider],
+    market: Market | None,
+    keeper: Keeper,
+    lease: Lease,
+) -> Actions:
+    return Actions(
+        service,
+        providers=providers,
+        gpu_market=market,
+        hosts=SshHosts(authority, Gates(authority), now=clock.now),
+        keeper=keeper,
+        bootstrap_public_key=authority.bootstrap_public(),
+        may_act=lease.term,
+        now=clock.now,
+        pace=Pace(poll=settings.poll_interval, settle=settings.settle_seconds),
+    )
+
+
+async def _answer_certificates(bus: NatsBus, authority: Authority) -> None:
+    for asker in ENTITLED:
+
+        async def answer(body: bytes, asker: str = asker) -> bytes:
+            return await authority.answer(body, asker)
+
+        await bus.serve(subjects.certificates(asker), answer)
+
+
+def _touch(settings: Settings) -> None:
+    if settings.ready_file is not None:
+        settings.ready_file.touch()

@@ -1,0 +1,404 @@
+"""What follows from an event, and from the passing of time. Everything that decides is here.
+
+    decide(state, event, now) -> events    what follows; ``state`` already includes ``event``
+    due(state, now)           -> events    deadlines and waits that are over
+
+Both are pure, and both are idempotent: what already holds is not decided again. A refusal is an
+event too, with a reason that a person can read.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from services.recovery.domain import requests
+from services.recovery.domain.state import Phase, Serving, State, Step
+from shared.events import Event
+from shared.events.health import ThresholdReached
+from shared.events.recovery import (
+    FailbackAborted,
+    FailbackStarted,
+    FailbackVerified,
+    FailoverCompleted,
+    FailoverRefused,
+    FailoverStarted,
+    OfferSelected,
+    ProvisionFailed,
+    ProvisionRequested,
+    RecoveryCompleted,
+    RecoveryHalted,
+    RecoveryStarted,
+    StandbyLost,
+    SyncResumed,
+    WaitEnded,
+    WaitScheduled,
+    WorkspaceRegistered,
+    WorkspaceResumed,
+)
+from shared.events.requests import RequestReceived
+from shared.events.sync import RestoreDone, RestoreFailed, SyncCompleted
+from shared.machines import MachineId, Role, WorkspaceName
+
+MISSES_WITHOUT_WAIT = 2
+RESTORE_FAILURES_MAX = 3
+RECHECK_SECONDS_MIN = 1.0
+"""A refused failover is looked at again after the health interval, but not faster than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a decision may know beside the state: the time and this installation's own names."""
+
+    now: datetime
+    installation: str = "dumont"
+    free_port: int | None = None
+    """An endpoint port that no workspace holds, for a registration."""
+
+
+def gpu_label(context: Context, state: State) -> MachineId:
+    """The label of this attempt's machine: its idempotency key in the provider's account."""
+    name = f"{context.installation}-{state.workspace}-e{state.epoch}-a{state.attempt.number}"
+    return MachineId(name)
+
+
+def standby_label(context: Context, state: State) -> MachineId:
+    return MachineId(f"{context.installation}-{state.workspace}-standby-{state.standby.attempt}")
+
+
+def workspace_of(label: str, installation: str) -> WorkspaceName | None:
+    """The workspace that a machine's label names, None when the label is not one of ours."""
+    prefix = f"{installation}-"
+    if not label.startswith(prefix):
+        return None
+    rest = label.removeprefix(prefix)
+    name, dash, last = rest.rpartition("-")
+    if last.isdigit() and name.endswith("-standby"):
+        return WorkspaceName(name.removesuffix("-standby"))
+    name, dash, epoch = name.rpartition("-")
+    numbered = last[:1] == "a" and last[1:].isdigit() and epoch[:1] == "e" and epoch[1:].isdigit()
+    return WorkspaceName(name) if dash and numbered else None
+
+
+def decide(state: State, event: Event, context: Context) -> tuple[Event, ...]:
+    now = context.now
+    match event:
+        case RequestReceived():
+            return requests.answer(
+                state,
+                event,
+                now=now,
+                free_port=context.free_port,
+                limitation=lambda: failover_limitation(state, now=now, asked=True),
+            )
+        case WorkspaceRegistered() if state.standby.label is None:
+            return (_request_standby(state, context),)
+        case WaitEnded(role=Role.STANDBY) | StandbyLost() if _standby_owed(state):
+            return (_request_standby(state, context),)
+        case ProvisionFailed(role=Role.STANDBY):
+            return (_wait(state, now, Role.STANDBY, state.standby.attempt, event.reason),)
+        case ThresholdReached(role=Role.STANDBY, machine=machine):
+            return _standby_suspected(state, machine, event.reason)
+        case ThresholdReached(role=Role.GPU):
+            return _gpu_suspected(state, now)
+        case FailoverCompleted() if state.phase is Phase.ON_STANDBY:
+            return _start_recovery(state, "the GPU was lost")
+        case WorkspaceResumed() if state.phase is Phase.ON_STANDBY:
+            return _start_recovery(state, "automatic recovery is on again")
+        case SyncCompleted():
+            return _synced(state)
+        case OfferSelected(attempt=n) if n == state.attempt.number and _searching(state):
+            deadline = now + timedelta(seconds=state.policy.ssh_timeout)
+            return (
+                ProvisionRequested(
+                    workspace=state.workspace,
+                    epoch=state.epoch,
+                    role=Role.GPU,
+                    attempt=n,
+                    label=gpu_label(context, state),
+                    offer=event.offer,
+                    bid=event.bid,
+                    deadline=deadline,
+                ),
+            )
+        case ProvisionFailed(role=Role.GPU):
+            return _after_a_miss(state, event, now)
+        case RestoreDone() | RestoreFailed() if event.epoch == state.epoch:
+            return _after_a_pass(state, event, now)
+        case _:
+            return ()
+
+
+def _searching(state: State) -> bool:
+    return state.phase is Phase.RECOVERING and state.step is Step.SEARCHING
+
+
+def _standby_owed(state: State) -> bool:
+    missing = state.standby.host is None or bool(state.standby.lost)
+    return missing and state.standby.label is None
+
+
+def _request_standby(state: State, context: Context) -> Event:
+    return ProvisionRequested(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        role=Role.STANDBY,
+        attempt=state.standby.attempt,
+        label=standby_label(context, state),
+    )
+
+
+def _standby_suspected(state: State, machine: MachineId, reason: str) -> tuple[Event, ...]:
+    host = state.standby.host
+    if host is None or host.id != machine or state.standby.lost:
+        return ()
+    return (
+        StandbyLost(workspace=state.workspace, epoch=state.epoch, machine=machine, reason=reason),
+    )
+
+
+def _gpu_suspected(state: State, now: datetime) -> tuple[Event, ...]:
+    suspicion = state.suspicion
+    if suspicion is None or suspicion.recheck_at is not None:
+        return ()
+    if reason := failover_limitation(state, now=now):
+        return (_refuse(state, now, reason),)
+    return ()  # ConfirmDeath is owed now
+
+
+def _refuse(state: State, now: datetime, reason: str) -> Event:
+    assert state.suspicion is not None
+    wait = max(state.policy.health_interval, RECHECK_SECONDS_MIN)
+    return FailoverRefused(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        machine=state.suspicion.machine,
+        reason=reason,
+        recheck_at=now + timedelta(seconds=wait),
+    )
+
+
+def failover_limitation(state: State, *, now: datetime, asked: bool = False) -> str | None:
+    """Why we may not fail over now, in words for the timeline; None if we may.
+
+    ``asked``: a person asked for it, so the automatic brakes do not count.
+    """
+    standby = state.standby
+    if state.phase is not Phase.SYNCING:
+        return f"the workspace is {state.phase}: there is no protected GPU to fail over from"
+    if standby.host is None or standby.lost:
+        why = standby.lost or "it is not provisioned yet"
+        return f"there is no standby to fail over to: {why}"
+    if not state.generation:
+        return "the standby holds no sealed generation yet"
+    if asked:
+        return None
+    if state.paused:
+        return "automatic failover is paused"
+    if not state.policy.auto_failover:
+        return "the policy has auto_failover off"
+    if state.primary_since is not None:
+        served = (now - state.primary_since).total_seconds()
+        if served < state.policy.cooldown:
+            return f"failed back {served:.0f} s ago; the cooldown is {state.policy.cooldown:.0f} s"
+    return None
+
+
+def _start_recovery(state: State, reason: str) -> tuple[Event, ...]:
+    if state.paused or not state.policy.auto_recovery or not state.complete:
+        return ()
+    return (RecoveryStarted(workspace=state.workspace, epoch=state.epoch, reason=reason),)
+
+
+def _synced(state: State) -> tuple[Event, ...]:
+    if state.phase is Phase.SYNCING and state.resume_owed:
+        assert state.primary is not None
+        name, epoch = state.workspace, state.epoch
+        return (
+            SyncResumed(workspace=name, epoch=epoch, generation=state.generation),
+            RecoveryCompleted(
+                workspace=name,
+                epoch=epoch,
+                machine=state.primary.id,
+                attempts=state.attempt.number,
+            ),
+        )
+    first_start = state.epoch == 0 and state.phase is Phase.ON_STANDBY
+    if first_start and state.serving is Serving.STANDBY and 0 < state.seal <= state.sealed:
+        return _start_recovery(state, "the first generation is sealed and a GPU is wanted")
+    return ()
+
+
+def _wait(state: State, now: datetime, role: Role, attempt: int, reason: str) -> Event:
+    misses = attempt - 1 if role is Role.STANDBY else state.misses
+    policy = state.policy
+    doublings = min(max(0, misses - policy.search_retries), 16)
+    seconds = min(policy.search_retry_wait * 2**doublings, policy.search_wait_max)
+    return WaitScheduled(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        role=role,
+        attempt=attempt,
+        until=now + timedelta(seconds=seconds),
+        reason=reason,
+    )
+
+
+def _after_a_miss(state: State, event: ProvisionFailed, now: datetime) -> tuple[Event, ...]:
+    if not _searching(state) or event.attempt != state.attempt.number - 1:
+        return ()
+    if event.stage == "credentials":
+        hint = event.hint or "check the provider's key, then: dumont recover NAME"
+        return (
+            RecoveryHalted(
+                workspace=state.workspace, epoch=state.epoch, reason=event.reason, hint=hint
+            ),
+        )
+    if event.stage != "search" and state.misses <= MISSES_WITHOUT_WAIT:
+        return ()  # another offer may do at once
+    return (_wait(state, now, Role.GPU, state.attempt.number, event.reason),)
+
+
+def _after_a_pass(
+    state: State, event: RestoreDone | RestoreFailed, now: datetime
+) -> tuple[Event, ...]:
+    attempt = state.attempt
+    if event.attempt != attempt.number or attempt.host is None:
+        return ()
+    if isinstance(event, RestoreFailed):
+        given_up = event.candidate_lost or attempt.failures >= RESTORE_FAILURES_MAX
+        return (_attempt_failed(state, "restore", event.reason),) if given_up else ()
+    if event.final:
+        if state.step is not Step.LAST_DELTA:
+            return ()
+        return (
+            FailbackVerified(
+                workspace=state.workspace,
+                epoch=state.epoch + 1,
+                machine=attempt.host.id,
+                generation=event.generation,
+                switch_deadline=now + timedelta(seconds=state.policy.freeze_timeout),
+            ),
+        )
+    return _freeze_if_converged(state, now)
+
+
+def _freeze_if_converged(state: State, now: datetime) -> tuple[Event, ...]:
+    attempt = state.attempt
+    waiting = state.wait_until is not None and now < state.wait_until
+    if state.step is not Step.RESTORING or not attempt.converged or waiting:
+        return ()
+    if attempt.host is None or state.standby.thaw_owed:
+        return ()
+    return (
+        FailbackStarted(
+            workspace=state.workspace,
+            epoch=state.epoch,
+            machine=attempt.host.id,
+            attempt=attempt.number,
+            freeze_deadline=now + timedelta(seconds=state.policy.freeze_timeout),
+        ),
+    )
+
+
+def _attempt_failed(state: State, stage: str, reason: str) -> Event:
+    return ProvisionFailed(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        role=Role.GPU,
+        attempt=state.attempt.number,
+        stage=stage,
+        reason=reason,
+        market_machine=state.attempt.market_machine,
+    )
+
+
+# --- time ------------------------------------------------------------------------------------
+
+
+def due(state: State, now: datetime) -> tuple[Event, ...]:
+    """The first thing whose time has come; ask again after recording it."""
+    for over in (_standby_wait_over, _gpu_wait_over, _deadline_over, _recheck_over):
+        if events := over(state, now):
+            return events
+    return ()
+
+
+def _standby_wait_over(state: State, now: datetime) -> tuple[Event, ...]:
+    until = state.standby.wait_until
+    if until is None or now < until:
+        return ()
+    return (
+        WaitEnded(
+            workspace=state.workspace,
+            epoch=state.epoch,
+            role=Role.STANDBY,
+            attempt=state.standby.attempt,
+        ),
+    )
+
+
+def _gpu_wait_over(state: State, now: datetime) -> tuple[Event, ...]:
+    if state.phase is not Phase.RECOVERING or state.wait_until is None or now < state.wait_until:
+        return ()
+    if state.step is Step.RESTORING:
+        return _freeze_if_converged(state, now)
+    return (
+        WaitEnded(
+            workspace=state.workspace,
+            epoch=state.epoch,
+            role=Role.GPU,
+            attempt=state.attempt.number,
+        ),
+    )
+
+
+def _deadline_over(state: State, now: datetime) -> tuple[Event, ...]:
+    deadline = state.attempt.deadline
+    if deadline is None or now < deadline:
+        return ()
+    late: dict[Step, Callable[[], Event]] = {
+        Step.PROVISIONING: lambda: _attempt_failed(
+            state, "rent", "the market did not confirm the rental in time"
+        ),
+        Step.WAITING_FOR_SSH: lambda: _attempt_failed(
+            state, "ssh", f"no SSH within {state.policy.ssh_timeout:g} s"
+        ),
+        Step.RESTORING: lambda: _attempt_failed(
+            state, "restore", "the restore did not end in time"
+        ),
+        Step.FREEZING: lambda: _abort(state, now, "the standby could not be frozen in time"),
+        Step.LAST_DELTA: lambda: _abort(state, now, "the last delta did not end in time"),
+        Step.SWITCHING: lambda: _take_over_again(state),
+    }
+    return (late[state.step](),) if state.step in late else ()
+
+
+def _abort(state: State, now: datetime, reason: str) -> Event:
+    restore = state.policy.restore_deadline(state.generation_bytes)
+    return FailbackAborted(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        attempt=state.attempt.number,
+        reason=reason,
+        retry_at=now + timedelta(seconds=state.policy.search_retry_wait),
+        restore_deadline=now + timedelta(seconds=restore + state.policy.search_retry_wait),
+    )
+
+
+def _take_over_again(state: State) -> Event:
+    assert state.attempt.host is not None
+    return FailoverStarted(
+        workspace=state.workspace,
+        epoch=state.epoch + 1,
+        machine=state.attempt.host.id,
+        reason="the new GPU did not answer through the endpoint after the switch",
+    )
+
+
+def _recheck_over(state: State, now: datetime) -> tuple[Event, ...]:
+    suspicion = state.suspicion
+    if suspicion is None or suspicion.recheck_at is None or now < suspicion.recheck_at:
+        return ()
+    if reason := failover_limitation(state, now=now):
+        return (_refuse(state, now, reason),)
+    return (WaitEnded(workspace=state.workspace, epoch=state.epoch, role=Role.GPU, attempt=0),)

@@ -1,0 +1,133 @@
+"""What recovery can owe the world. Each may be carried out twice: its fields are its key."""
+
+from dataclasses import dataclass
+
+from services.recovery.domain.state import Condemned, Suspicion
+from shared.machines import Host, MachineId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisionStandby:
+    """Create or adopt the standby under ``label``, prepare it and give it the epoch."""
+
+    label: MachineId
+    attempt: int
+    epoch: int
+    own: Host | None
+    serve: bool
+    revive: Host | None
+    """The standby that was lost, to be started again if it still exists."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareAdopted:
+    """Install the gate on a GPU that already holds the data. Nothing else there is touched."""
+
+    host: Host
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOffers:
+    """Ask the market and choose."""
+
+    attempt: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RentGpu:
+    """Rent under ``label``, or adopt what carries it."""
+
+    attempt: int
+    epoch: int
+    label: MachineId
+    offer: str
+    bid: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitGpu:
+    """Wait until the rented GPU answers, then prepare it."""
+
+    attempt: int
+    epoch: int
+    host: Host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchCandidate:
+    """Notice when the market takes the new GPU before it serves."""
+
+    attempt: int
+    epoch: int
+    host: Host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmDeath:
+    """Look at the suspected primary ourselves."""
+
+    epoch: int
+    host: Host
+    suspicion: Suspicion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromoteStandby:
+    """Fence the old epoch on the standby, let it serve, lead the endpoint there and see it."""
+
+    epoch: int
+    host: Host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeStandby:
+    """Nobody may write on the standby from here on."""
+
+    attempt: int
+    epoch: int
+    host: Host
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThawStandby:
+    """People may write on the standby again."""
+
+    attempt: int
+    epoch: int
+    host: Host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchToGpu:
+    """Retire the standby's epoch, lead the endpoint to the GPU and see it."""
+
+    epoch: int
+    standby: Host
+    host: Host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fence:
+    """Stop or destroy a machine, and see it."""
+
+    condemned: Condemned
+    epoch: int
+
+
+Effect = (
+    ProvisionStandby
+    | PrepareAdopted
+    | SearchOffers
+    | RentGpu
+    | AwaitGpu
+    | WatchCandidate
+    | ConfirmDeath
+    | PromoteStandby
+    | FreezeStandby
+    | ThawStandby
+    | SwitchToGpu
+    | Fence
+)

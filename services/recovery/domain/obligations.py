@@ -1,0 +1,212 @@
+"""What follows from a state alone: the effects still owed, the endpoint, the assignment.
+
+Asked again after any crash, ``pending`` is the whole of crash recovery: it names every effect
+whose outcome was never recorded.
+"""
+
+from enum import Enum
+
+from services.recovery.domain.effects import (
+    AwaitGpu,
+    ConfirmDeath,
+    Effect,
+    Fence,
+    FreezeStandby,
+    PrepareAdopted,
+    PromoteStandby,
+    ProvisionStandby,
+    RentGpu,
+    SearchOffers,
+    SwitchToGpu,
+    ThawStandby,
+    WatchCandidate,
+)
+from services.recovery.domain.state import Phase, Serving, State, Step
+from services.recovery.domain.world import Backend
+from shared.assignments import Assignment, SyncMode
+from shared.machines import Host, Role
+
+__all__ = ["Leave", "assignment", "endpoint", "pending"]
+
+
+def pending(state: State) -> tuple[Effect, ...]:
+    """Every effect that this state owes the world, in no order."""
+    return (*_fences(state), *_standby(state), *_primary(state), *_attempt(state))
+
+
+def _fences(state: State) -> tuple[Effect, ...]:
+    return tuple(
+        Fence(condemned=condemned, epoch=state.epoch)
+        for condemned in state.condemned
+        if not condemned.seen
+    )
+
+
+def _standby(state: State) -> tuple[Effect, ...]:
+    standby = state.standby
+    if state.phase in {Phase.UNREGISTERED, Phase.REMOVED}:
+        return ()
+    if standby.host is not None and standby.thaw_owed:
+        return (ThawStandby(attempt=state.attempt.number, epoch=state.epoch, host=standby.host),)
+    missing = standby.host is None or bool(standby.lost)
+    if not missing or standby.wait_until is not None:
+        return ()
+    if standby.label is None:
+        return ()  # the decision that names it is on its way
+    serves = state.serving in {Serving.NOBODY, Serving.STANDBY}
+    return (
+        ProvisionStandby(
+            label=standby.label,
+            attempt=standby.attempt,
+            epoch=state.epoch,
+            own=standby.own,
+            serve=serves and state.phase is not Phase.FAILING_OVER,
+            revive=standby.host,
+        ),
+    )
+
+
+def _primary(state: State) -> tuple[Effect, ...]:
+    if state.phase is Phase.FAILING_OVER and state.standby.host is not None:
+        return (PromoteStandby(epoch=state.epoch, host=state.standby.host),)
+    primary = state.primary
+    if primary is None:
+        return ()
+    if state.primary_adopted and not state.primary_ready:
+        return (PrepareAdopted(host=primary, epoch=state.epoch),)
+    suspicion = state.suspicion
+    if suspicion is not None and suspicion.recheck_at is None and state.phase is Phase.SYNCING:
+        return (ConfirmDeath(epoch=state.epoch, host=primary, suspicion=suspicion),)
+    return ()
+
+
+def _attempt(state: State) -> tuple[Effect, ...]:
+    if state.phase not in {Phase.RECOVERING, Phase.FAILING_BACK}:
+        return ()
+    attempt, epoch = state.attempt, state.epoch
+    number = attempt.number
+    if state.step is Step.SEARCHING:
+        waiting = state.wait_until is not None or bool(attempt.offer)
+        return () if waiting else (SearchOffers(attempt=number, epoch=epoch),)
+    if state.step is Step.PROVISIONING:
+        assert attempt.label is not None
+        return (
+            RentGpu(
+                attempt=number,
+                epoch=epoch,
+                label=attempt.label,
+                offer=attempt.offer,
+                bid=attempt.bid,
+            ),
+        )
+    host = attempt.host
+    assert host is not None
+    if state.step is Step.WAITING_FOR_SSH:
+        return (AwaitGpu(attempt=number, epoch=epoch, host=host),)
+    return (*_failback(state, host), *_candidate(state, host))
+
+
+def _candidate(state: State, host: Host) -> tuple[Effect, ...]:
+    if state.step is Step.SWITCHING:
+        return ()
+    return (WatchCandidate(attempt=state.attempt.number, epoch=state.epoch, host=host),)
+
+
+def _failback(state: State, host: Host) -> tuple[Effect, ...]:
+    standby = state.standby.host
+    if standby is None:
+        return ()
+    if state.step is Step.FREEZING:
+        return (
+            FreezeStandby(
+                attempt=state.attempt.number,
+                epoch=state.epoch,
+                host=standby,
+                timeout=state.policy.freeze_timeout,
+            ),
+        )
+    if state.step is Step.SWITCHING:
+        return (SwitchToGpu(epoch=state.epoch, standby=standby, host=host),)
+    return ()
+
+
+# --- the endpoint ----------------------------------------------------------------------------
+
+
+class Leave(Enum):
+    """The endpoint is in the hands of a switch that is under way: do not touch it."""
+
+    ALONE = "alone"
+
+
+def endpoint(state: State) -> Backend | Leave | None:
+    """Where the workspace's endpoint is to lead; None: it serves nobody."""
+    if state.phase is Phase.FAILING_OVER or state.step is Step.SWITCHING:
+        return Leave.ALONE
+    closed = state.phase is Phase.FAILING_BACK or state.standby.thaw_owed
+    if state.serving is Serving.STANDBY and state.standby.host and not closed:
+        return Backend(address=state.standby.host.address, port=state.standby.host.port)
+    if state.serving is Serving.GPU and state.primary and state.primary_ready:
+        return Backend(address=state.primary.address, port=state.primary.port)
+    return None
+
+
+# --- what health and sync are to do ----------------------------------------------------------
+
+
+def assignment(state: State, *, position: int, host_ca: str, user_ca: str) -> Assignment:
+    """The work of health and sync in this state."""
+    standby = state.standby.host if not state.standby.lost else None
+    restoring = state.phase in {Phase.RECOVERING, Phase.FAILING_BACK}
+    primary = state.primary if state.serving is Serving.GPU and state.primary_ready else None
+    return Assignment(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        position=position,
+        mode=_mode(state),
+        path=state.path,
+        policy=state.policy,
+        host_ca=host_ca,
+        user_ca=user_ca,
+        standby=standby,
+        primary=primary,
+        candidate=state.attempt.host if restoring else None,
+        attempt=state.attempt.number,
+        round=state.attempt.round,
+        seal=state.seal,
+        accept_shrink=state.accept_shrink,
+        removed=state.phase is Phase.REMOVED,
+        watch=tuple(host for host in (primary, state.standby.host) if host is not None),
+    )
+
+
+def _mode(state: State) -> SyncMode:
+    """What the data plane is to do in this state."""
+    if state.standby.host is None or state.standby.lost or state.standby.thaw_owed:
+        return SyncMode.IDLE
+    if state.serving is Serving.GPU:
+        return SyncMode.MIRROR if state.primary_ready else SyncMode.IDLE
+    if state.serving is Serving.NOBODY:
+        return SyncMode.IDLE
+    match state.step:
+        case Step.RESTORING if not state.attempt.converged:
+            return SyncMode.RESTORE
+        case Step.LAST_DELTA:
+            return SyncMode.FINAL
+        case Step.FREEZING | Step.SWITCHING:
+            return SyncMode.IDLE
+        case _:
+            return SyncMode.SERVE
+
+
+def role_of(state: State, label: str, provider_id: str) -> Role | None:
+    """The role that the state has for a machine found in a provider's account, None for none."""
+    standby, attempt = state.standby, state.attempt
+    if standby.host is not None and provider_id == standby.host.provider_id:
+        return Role.STANDBY
+    if standby.host is None and label == standby.label:
+        return Role.STANDBY
+    gpus = (state.primary, attempt.host)
+    if any(gpu is not None and gpu.provider_id == provider_id for gpu in gpus):
+        return Role.GPU
+    return Role.GPU if attempt.host is None and label == attempt.label else None

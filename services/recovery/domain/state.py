@@ -1,0 +1,148 @@
+"""What recovery believes about one workspace: a fold of its events, and nothing else."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from shared.machines import Host, MachineId, WorkspaceName
+from shared.policy import Policy
+
+
+class Phase(StrEnum):
+    """Where a workspace is in its life."""
+
+    UNREGISTERED = "UNREGISTERED"
+    SEEDING = "SEEDING"
+    ON_STANDBY = "ON_STANDBY"
+    RECOVERING = "RECOVERING"
+    FAILING_BACK = "FAILING_BACK"
+    SYNCING = "SYNCING"
+    FAILING_OVER = "FAILING_OVER"
+    HALTED = "HALTED"
+    REMOVED = "REMOVED"
+
+
+class Step(StrEnum):
+    """Where a recovery or failback is; NONE outside of them."""
+
+    NONE = ""
+    SEARCHING = "searching"
+    PROVISIONING = "provisioning"
+    WAITING_FOR_SSH = "waiting for SSH"
+    RESTORING = "restoring"
+    FREEZING = "freezing"
+    LAST_DELTA = "last delta"
+    SWITCHING = "switching"
+
+
+class Serving(StrEnum):
+    """Who the endpoint is meant to point at."""
+
+    NOBODY = "nobody"
+    STANDBY = "standby"
+    GPU = "gpu"
+
+
+class End(StrEnum):
+    """What a machine that has no place any more is owed."""
+
+    STOP = "stop"  # its disk is kept until the recovery is complete
+    DESTROY = "destroy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condemned:
+    """A machine to be fenced. ``provider_id`` is empty when only its label is known.
+
+    ``seen`` is true once the provider showed the end that was asked for. ``orphan``: it never
+    served.
+    """
+
+    machine: MachineId
+    provider: str
+    provider_id: str
+    end: End
+    orphan: bool
+    reason: str
+    seen: bool = False
+    keep: bool = False  # an adopted machine: it may be stopped, its disk is its owner's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspicion:
+    """Somebody says that the primary is dead; we have not looked yet, or shall again."""
+
+    machine: MachineId
+    reason: str
+    evidence: tuple[str, ...]
+    positive: bool
+    recheck_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at getting a GPU. ``failures`` counts passes of its restore that failed."""
+
+    number: int = 1
+    offer: str = ""
+    market_machine: str = ""
+    bid: float = 0.0
+    label: MachineId | None = None
+    host: Host | None = None
+    deadline: datetime | None = None
+    round: int = 1
+    failures: int = 0
+    converged: bool = False  # what is left to copy is small enough to freeze for
+    frozen_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandbyState:
+    """The standby, or the way to one. ``host`` is None until it answered and was prepared."""
+
+    host: Host | None = None
+    own: Host | None = None  # a host of the user's: never created, stopped or destroyed by us
+    attempt: int = 1
+    label: MachineId | None = None
+    wait_until: datetime | None = None
+    lost: str = ""
+    thaw_owed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Everything that a decision may rest on."""
+
+    workspace: WorkspaceName
+    epoch: int = 0
+    phase: Phase = Phase.UNREGISTERED
+    step: Step = Step.NONE
+    serving: Serving = Serving.NOBODY
+    path: str = ""
+    origin: str = ""
+    policy: Policy = field(default_factory=Policy)
+    endpoint_port: int = 0
+    paused: bool = False
+
+    standby: StandbyState = field(default_factory=StandbyState)
+    primary: Host | None = None
+    primary_adopted: bool = False
+    primary_ready: bool = False
+    primary_since: datetime | None = None
+
+    attempt: Attempt = field(default_factory=Attempt)
+    misses: int = 0  # attempts in a row that ended without a GPU
+    wait_until: datetime | None = None
+    excluded: frozenset[str] = frozenset()
+    reason: str = ""  # why it is halted
+    resume_owed: bool = False  # the first generation from a new GPU is still to come
+
+    seal: int = 0  # the newest seal asked of sync
+    sealed: int = 0  # the newest seal that sync reported
+    complete: bool = False  # the first data is all there
+    generation: str = ""
+    generation_bytes: int = 0
+    accept_shrink: bool = False
+
+    suspicion: Suspicion | None = None
+    condemned: tuple[Condemned, ...] = ()

@@ -1,0 +1,61 @@
+"""Is the primary dead? What follows from our own look at it. Unknown is a third answer."""
+
+from datetime import datetime, timedelta
+
+from services.recovery.domain.effects import ConfirmDeath
+from services.recovery.domain.state import State
+from services.recovery.domain.world import Rental, RentalStatus, Sighting
+from shared.events import Event
+from shared.events.recovery import FailoverRefused, FailoverStarted
+
+GONE = {RentalStatus.STOPPED, RentalStatus.FAILED}
+
+
+def verdict(
+    state: State,
+    look: ConfirmDeath,
+    *,
+    sighting: Sighting,
+    rental: Rental | None,
+    provider_silent: str,
+    now: datetime,
+) -> Event:
+    """Fail over, or refuse with a reason.
+
+    ``rental`` is what the provider shows now, None when it says that the machine is gone;
+    ``provider_silent`` says why it could not be asked and is empty when it answered.
+    """
+    host, suspicion = look.host, look.suspicion
+    evidence = (*suspicion.evidence, f"recovery's own look at {host.address}: {sighting}")
+    if not provider_silent and host.provider != "ssh":
+        shown = "gone" if rental is None else f"{rental.status} {rental.status_text}".strip()
+        evidence += (f"{host.provider} says: {shown}",)
+        if rental is None or rental.status in GONE:
+            return _start(state, look, f"{host.provider} says that the machine is {shown}", evidence)
+    if sighting is Sighting.ANSWERS:
+        return FailoverRefused(
+            workspace=state.workspace,
+            epoch=state.epoch,
+            machine=host.id,
+            reason=f"the GPU answers us, although: {suspicion.reason}",
+        )
+    if sighting is Sighting.SILENT and not provider_silent:
+        return _start(state, look, suspicion.reason, evidence)
+    unknown = provider_silent or "our own certificate or network is in doubt"
+    return FailoverRefused(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        machine=host.id,
+        reason=f"unknown is not dead: {unknown}",
+        recheck_at=now + timedelta(seconds=state.policy.health_interval),
+    )
+
+
+def _start(state: State, look: ConfirmDeath, reason: str, evidence: tuple[str, ...]) -> Event:
+    return FailoverStarted(
+        workspace=state.workspace,
+        epoch=state.epoch + 1,
+        machine=look.host.id,
+        reason=reason,
+        evidence=evidence,
+    )

@@ -1,0 +1,76 @@
+"""Carries out what the state owes: one task an effect, started and cancelled as the state says.
+
+An effect whose outcome was recorded is no longer owed; one that failed is tried again after a
+growing pause; one that the state gave up (a deadline passed) is cancelled.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from services.recovery.domain.effects import Effect
+from services.recovery.domain.obligations import pending
+from services.recovery.ports import EndpointError, HostError, ProviderError
+from services.recovery.service import Recovery
+from shared.events import Event
+from shared.machines import WorkspaceName
+
+PAUSE_FIRST = 0.25
+PAUSE_MAX = 15.0
+
+CarryOut = Callable[[WorkspaceName, Effect], Awaitable[Sequence[Event]]]
+Key = tuple[WorkspaceName, Effect]
+
+log = structlog.get_logger()
+
+
+class Driver:
+    """``interval``: how often, in seconds, to look even when nothing was recorded."""
+
+    def __init__(self, recovery: Recovery, carry_out: CarryOut, *, interval: float) -> None:
+        self._recovery = recovery
+        self._carry_out = carry_out
+        self._interval = interval
+        self._changed = recovery.changes()
+        self._running: dict[Key, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Until cancelled. A bug in an effect ends the process: the log says where it was."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._changed.clear()
+                await self._recovery.tick()
+                self._reconcile(group)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), self._interval)
+
+    def _reconcile(self, group: asyncio.TaskGroup) -> None:
+        owed = {
+            (workspace, effect)
+            for workspace, folded in self._recovery.states.items()
+            for effect in pending(folded.state)
+        }
+        for key, task in list(self._running.items()):
+            if task.done():
+                del self._running[key]
+            elif key not in owed:
+                task.cancel()
+                del self._running[key]
+        for key in owed - self._running.keys():
+            self._running[key] = group.create_task(self._until_done(*key))
+
+    async def _until_done(self, workspace: WorkspaceName, effect: Effect) -> None:
+        name = type(effect).__name__
+        pause = PAUSE_FIRST
+        while True:
+            try:
+                outcomes = await self._carry_out(workspace, effect)
+                break
+            except (HostError, ProviderError, EndpointError) as error:
+                log.warning("effect failed", workspace=workspace, effect=name, reason=str(error))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, PAUSE_MAX)
+        # Shielded: an append that is under way is not cut by the change that it causes.
+        await asyncio.shield(self._recovery.conclude(effect, outcomes))

@@ -1,0 +1,51 @@
+"""Brings facts from the inbox into the log. No handler here touches the world.
+
+What cannot be read, or was said by somebody who may not say it, is kept aside with its reason and
+never holds up the rest.
+"""
+
+import structlog
+
+from services.recovery.service import ForeignFactError, Recovery
+from shared import codec, subjects
+from shared.bus.port import Bus, BusError, Delivery
+from shared.envelope import Envelope
+
+DURABLE = "recovery"
+
+log = structlog.get_logger()
+
+
+async def listen_forever(bus: Bus, recovery: Recovery) -> None:
+    """Until cancelled. A fact is acknowledged only once it is in the log."""
+    async for deliveries in bus.consume(stream=subjects.STREAM_INBOX, durable=DURABLE):
+        for delivery in deliveries:
+            try:
+                await recovery.listen(_read(delivery))
+            except (codec.UndecodableError, ForeignFactError) as error:
+                await _set_aside(bus, delivery, str(error))
+            else:
+                await delivery.ack()
+
+
+def _read(delivery: Delivery) -> Envelope:
+    """Raises UndecodableError, ForeignFactError."""
+    envelope = codec.decode(delivery.body)
+    event = envelope.event
+    if delivery.subject != subjects.inbox(envelope.source, event.workspace, event.type):
+        raise ForeignFactError(f"it says it is from {envelope.source}, on {delivery.subject}")
+    return envelope
+
+
+async def _set_aside(bus: Bus, delivery: Delivery, reason: str) -> None:
+    log.warning("set aside", subject=delivery.subject, reason=reason)
+    try:
+        await bus.publish_raw(
+            subjects.deadletter("recovery"),
+            delivery.body,
+            {"Dumont-Reason": reason.replace("\n", " "), "Dumont-Subject": delivery.subject},
+        )
+    except BusError:
+        await delivery.nak(1.0)
+    else:
+        await delivery.term()

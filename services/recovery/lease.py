@@ -1,0 +1,58 @@
+"""The writer's lease: nothing is written and nothing is done for the world without it."""
+
+import asyncio
+from collections.abc import Callable
+
+from shared.eventlog.port import LeaseLostError, LogUnknownError, LogWriter
+
+
+class Lease:
+    """``monotonic`` gives seconds that never jump; ``seconds`` is the life of one renewal."""
+
+    def __init__(
+        self, log: LogWriter, *, holder: str, seconds: float, monotonic: Callable[[], float]
+    ) -> None:
+        self._log = log
+        self._holder = holder
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._term: int | None = None
+        self._good_until = 0.0
+
+    async def acquire(self) -> int:
+        """Wait until the lease is ours; returns its term."""
+        while True:
+            asked = self._monotonic()
+            try:
+                self._term = await self._log.acquire(self._holder, self._seconds)
+            except LogUnknownError:
+                self._term = None
+            if self._term is not None:
+                self._good_until = asked + self._seconds
+                return self._term
+            await asyncio.sleep(self._seconds / 5)
+
+    def term(self) -> int:
+        """The live term. Raises LeaseLostError when it may have passed to another."""
+        if self._term is None or self._monotonic() >= self._good_until:
+            raise LeaseLostError("the writer lease ran out")
+        return self._term
+
+    async def keep(self) -> None:
+        """Renew until cancelled. Raises LeaseLostError, which ends the process."""
+        while True:
+            await asyncio.sleep(self._seconds / 4)
+            asked = self._monotonic()
+            try:
+                kept = await self._log.renew(self.term(), self._seconds)
+            except LogUnknownError:
+                continue  # term() raises once the lease may be gone
+            if not kept:
+                raise LeaseLostError("another recovery took the writer lease")
+            self._good_until = asked + self._seconds
+
+    async def release(self) -> None:
+        """Give it up at a clean end, so that a successor need not wait."""
+        if self._term is not None:
+            await self._log.release(self._term)
+            self._term = None

@@ -1,0 +1,110 @@
+"""The log on the bus: every event once more, in order, with its position. The log is the outbox.
+
+Where it stands is read from the stream itself; the cursor in the database remembers how far it
+once was, so a stream that comes back younger or emptier is noticed and filled again from the log.
+Listeners drop what they know by event id.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from shared.bus.port import Backbone, BusError, StreamState
+from shared.eventlog.port import LogUnknownError, LogWriter
+from shared.subjects import STREAM_EVENTS, event
+
+BATCH = 100
+BACKOFF = 0.25
+
+log = structlog.get_logger()
+
+
+class Relay:
+    """``term`` gives the live term and raises LeaseLostError when there is none any more;
+    ``changed`` is set when something was appended. ``on_renewed`` is called when streams or bucket
+    had to be made anew: what was in the bucket is to be put there again. Every ``poll`` seconds
+    without news the relay looks whether the stream still holds what it was given.
+    """
+
+    def __init__(
+        self,
+        log: LogWriter,
+        bus: Backbone,
+        *,
+        term: Callable[[], int],
+        changed: asyncio.Event,
+        on_renewed: Callable[[], None] = lambda: None,
+        poll: float = 1.0,
+    ) -> None:
+        self._log = log
+        self._bus = bus
+        self._term = term
+        self._changed = changed
+        self._on_renewed = on_renewed
+        self._poll = poll
+        self._published: int | None = None
+        """The last position known to be in the stream, None when that must be looked up."""
+
+    async def run(self) -> None:
+        """Publish until cancelled; a lost bus or log is waited for. Raises LeaseLostError."""
+        while True:
+            self._changed.clear()
+            try:
+                busy = await self.step()
+            except (BusError, LogUnknownError) as error:
+                log.warning("relay waits", reason=str(error))
+                self._published = None
+                await asyncio.sleep(BACKOFF)
+                continue
+            if not busy:
+                await self._until_news()
+
+    async def step(self) -> bool:
+        """Publish the next batch; False when there was nothing to publish.
+
+        Raises BusError, LogUnknownError, LeaseLostError.
+        """
+        term = self._term()
+        published = await self._where_the_stream_stands()
+        envelopes = await self._log.read(after=published, limit=BATCH)
+        if not envelopes:
+            return False
+        await self._log.advance(published, term=term)  # refused when another has taken over
+        for envelope in envelopes:
+            subject = event(envelope.event.workspace, envelope.event.type)
+            await self._bus.publish(subject, envelope)
+            self._published = envelope.position
+        await self._log.advance(envelopes[-1].position or 0, term=term)
+        return True
+
+    async def _where_the_stream_stands(self) -> int:
+        if self._published is not None:
+            return self._published
+        if await self._bus.ensure_streams():
+            log.warning("streams were made anew: publishing again from the log")
+            self._on_renewed()
+        state = await self._bus.stream_state(STREAM_EVENTS)
+        if state is None:
+            raise BusError(f"stream {STREAM_EVENTS} went away again")
+        self._published = await self._last_published(state)
+        return self._published
+
+    async def _last_published(self, state: StreamState) -> int:
+        cursor = await self._log.cursor()
+        position = state.last_position
+        if position is None:
+            # Empty because all of it grew too old, or because it never held anything.
+            position = cursor if state.last_sequence else 0
+        if position < cursor:
+            log.warning("the stream is behind: publishing again", stream=position, cursor=cursor)
+        elif position > cursor and position > (head := await self._log.head()):
+            log.error("the log is behind its stream: is it an old copy?", stream=position, log=head)
+            return cursor
+        return position
+
+    async def _until_news(self) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait(), self._poll)
+        except TimeoutError:
+            self._published = None  # a quiet moment: look whether the stream is still ours

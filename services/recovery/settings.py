@@ -1,0 +1,78 @@
+"""Everything that the recovery service can be told from outside. Durations are in seconds."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from shared.environment import Environment, SettingsError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """``replica`` names this process among its like, over restarts: its own lease is taken back
+    at once. Empty: a name of its own each time, and a restart waits until the old lease ends.
+    """
+
+    nats_url: str
+    nats_user: str
+    nats_password: str = field(repr=False)
+    log_dsn: str
+    log_password: str = field(repr=False)
+    haproxy_socket: str
+    endpoint_host: str
+    endpoint_probe_host: str
+    endpoint_ports: tuple[int, ...]
+    keys_dir: Path
+    installation: str
+    vast_url: str
+    vast_key: str = field(repr=False)
+    gce_url: str
+    gce_project: str
+    gce_zones: tuple[str, ...]
+    provider_pace: float
+    lease_seconds: float
+    drive_interval: float
+    sweep_interval: float
+    poll_interval: float
+    settle_seconds: float
+    replica: str
+    ready_file: Path | None
+    log_level: str
+
+    @classmethod
+    def from_env(cls, variables: Mapping[str, str] = os.environ) -> Self:
+        """Raises SettingsError naming the variable."""
+        env = Environment(variables)
+        keys_dir = env.path("KEYS_DIR")
+        if keys_dir is None:
+            raise SettingsError("DUMONT_KEYS_DIR is not set: the directory for the CA keys")
+        endpoint_host = env.text("ENDPOINT_HOST", "127.0.0.1")
+        return cls(
+            nats_url=env.text("NATS_URL"),
+            nats_user=env.text("NATS_USER", "recovery"),
+            nats_password=env.secret("NATS_PASSWORD"),
+            log_dsn=env.text("LOG_DSN"),
+            log_password=env.secret("LOG_PASSWORD"),
+            haproxy_socket=env.text("HAPROXY_SOCKET"),
+            endpoint_host=endpoint_host,
+            endpoint_probe_host=env.text("ENDPOINT_PROBE_HOST", endpoint_host),
+            endpoint_ports=env.ports("ENDPOINT_PORTS", "20000-20009"),
+            keys_dir=keys_dir,
+            installation=env.text("INSTALLATION", "dumont"),
+            vast_url=env.text("VAST_URL", "https://console.vast.ai"),
+            vast_key=env.secret("VAST_API_KEY", ""),
+            gce_url=env.text("GCE_URL", "https://compute.googleapis.com"),
+            gce_project=env.text("GCE_PROJECT", ""),
+            gce_zones=env.words("GCE_ZONES"),
+            provider_pace=env.number("PROVIDER_PACE", 1.0),
+            lease_seconds=env.number("LEASE_SECONDS", 10.0),
+            drive_interval=env.number("DRIVE_INTERVAL", 1.0),
+            sweep_interval=env.number("SWEEP_INTERVAL", 30.0),
+            poll_interval=env.number("POLL_INTERVAL", 3.0),
+            settle_seconds=env.number("SETTLE_SECONDS", 60.0),
+            replica=env.text("REPLICA", ""),
+            ready_file=env.path("READY_FILE"),
+            log_level=env.text("LOG_LEVEL", "INFO"),
+        )
