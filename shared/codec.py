@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.envelope import Envelope
 from shared.events import EVENTS, Event
+from shared.machines import workspace_name
 
 TYPE_PREFIX = "dumont."
 SOURCE_PREFIX = "/dumont/"
@@ -112,6 +113,7 @@ def from_cloudevent(raw: Mapping[str, Any]) -> Envelope:
     try:
         type_, _, version = str(raw["type"]).removeprefix(TYPE_PREFIX).rpartition(".v")
         event = from_data(type_, int(version), raw["data"])
+        workspace_name(event.workspace)
         envelope = _ENVELOPE.validate_python(
             {
                 "id": raw["id"],

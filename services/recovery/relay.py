@@ -48,15 +48,19 @@ class Relay:
 
     async def run(self) -> None:
         """Publish until cancelled; a lost bus or log is waited for. Raises LeaseLostError."""
+        trouble = ""
         while True:
             self._changed.clear()
             try:
                 busy = await self.step()
             except (BusError, LogUnknownError) as error:
-                log.warning("relay waits", reason=str(error))
+                if trouble != str(error):
+                    trouble = str(error)
+                    log.warning("relay waits", reason=trouble)
                 self._published = None
                 await asyncio.sleep(BACKOFF)
                 continue
+            trouble = ""
             if not busy:
                 await self._until_news()
 

@@ -1,0 +1,1 @@
+"""The event log: the only truth. Append-only, in one order, chained by hash."""
