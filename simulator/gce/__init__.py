@@ -1,0 +1,1 @@
+"""Compute Engine: virtual machines, their operations, and the API that shows them."""

@@ -1,0 +1,1 @@
+"""The GPU market: offers, contracts, interruptions, and the API that shows them."""
