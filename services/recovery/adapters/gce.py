@@ -51,7 +51,7 @@ class GceProvider:
     """MachineProvider over one project.
 
     ``zones`` are tried after the policy's own when that has no room. ``operation_timeout``:
-    seconds that a creation or a start may take before its outcome counts as unknown.
+    seconds that an operation may take before its outcome counts as unknown.
     """
 
     name = "gce"
@@ -110,7 +110,7 @@ class GceProvider:
         if vm is None or vm.at_rest:
             return True
         try:
-            await self._client.stop(zone, name)
+            await self._client.stop(zone, name, within=self._operation_timeout)
         except NotFoundError:
             return True
         except CloudError as error:
@@ -121,7 +121,7 @@ class GceProvider:
     async def destroy(self, provider_id: str) -> bool:
         zone, name = _place(provider_id)
         try:
-            await self._client.delete(zone, name)
+            await self._client.delete(zone, name, within=self._operation_timeout)
         except NotFoundError:
             return True
         except CloudError as error:

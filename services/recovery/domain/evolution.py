@@ -334,11 +334,10 @@ def _standby_attempt_failed(state: State, event: ProvisionFailed) -> State:
     next_one = replace(standby, attempt=standby.attempt + 1, label=None, host=None)
     if standby.label is None or standby.own is not None:
         return replace(state, standby=next_one)
-    # On Compute Engine the label is the machine's name, and so its id.
     abandoned = Condemned(
         machine=standby.label,
         provider="gce",
-        provider_id=standby.label,
+        provider_id="",
         end=End.DESTROY,
         orphan=True,
         reason=event.reason,

@@ -1,0 +1,1 @@
+"""Wire clients of the clouds: typed calls, typed errors, validated answers. No policy."""

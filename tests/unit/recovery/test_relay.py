@@ -1,0 +1,174 @@
+"""The relay says the log on the bus: all of it, in order, and only while its lease lives."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+
+from services.recovery.relay import BATCH, Relay
+from shared.bus.memory import MemoryBus
+from shared.bus.port import BusError
+from shared.envelope import Envelope
+from shared.eventlog.memory import MemoryLog
+from shared.eventlog.port import LeaseLostError
+from shared.events.recovery import RecoveryStarted
+from shared.machines import WorkspaceName
+from shared.subjects import STREAM_EVENTS
+
+pytestmark = pytest.mark.anyio
+
+WS = WorkspaceName("train")
+
+
+@dataclass
+class World:
+    """A log, a bus and the relay between them."""
+
+    log: MemoryLog = field(default_factory=MemoryLog)
+    bus: MemoryBus = field(default_factory=MemoryBus)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    term: int | None = None
+    said: int = 0
+
+    def live_term(self) -> int:
+        if self.term is None:
+            raise LeaseLostError("over")
+        return self.term
+
+    def relay(self, bus: MemoryBus | None = None) -> Relay:
+        return Relay(
+            self.log, bus or self.bus, term=self.live_term, changed=self.changed, poll=0.05
+        )
+
+    async def say(self, count: int = 1) -> None:
+        assert self.term is not None
+        for _ in range(count):
+            event = RecoveryStarted(workspace=WS, epoch=0, reason="test")
+            envelope = Envelope(
+                id=uuid4(), source="recovery", time=datetime(2026, 1, 1, tzinfo=UTC), event=event
+            )
+            await self.log.append([envelope], term=self.term, expected_version=self.said)
+            self.said += 1
+        self.changed.set()
+
+    def heard(self, bus: MemoryBus | None = None) -> list[int | None]:
+        return [envelope.position for envelope in (bus or self.bus).published(STREAM_EVENTS)]
+
+    async def until_heard(self, last: int, bus: MemoryBus | None = None) -> None:
+        async with asyncio.timeout(5):
+            while last not in self.heard(bus):
+                await asyncio.sleep(0.005)
+
+    @asynccontextmanager
+    async def running(self, bus: MemoryBus | None = None) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.relay(bus).run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def world() -> World:
+    world = World()
+    world.term = await world.log.acquire("test", 60)
+    return world
+
+
+async def test_everything_in_the_log_is_published_once_in_order_and_remembered(
+    world: World,
+) -> None:
+    await world.say(BATCH + 5)
+    async with world.running():
+        await world.until_heard(BATCH + 5)
+        await world.say(3)
+        await world.until_heard(BATCH + 8)
+    assert world.heard() == list(range(1, BATCH + 9))
+    assert await world.log.cursor() == BATCH + 8
+
+
+async def test_a_new_relay_goes_on_where_the_stream_stands(world: World) -> None:
+    await world.say(5)
+    relay = world.relay()
+    assert await relay.step()
+    await world.say(2)
+    assert await world.relay().step()
+    assert world.heard() == list(range(1, 8))
+
+
+async def test_a_relay_that_died_before_it_remembered_says_nothing_twice(world: World) -> None:
+    await world.say(3)
+    for envelope in await world.log.read():
+        await world.bus.publish(f"dumont.events.{WS}.RecoveryStarted", envelope)
+    assert await world.log.cursor() == 0
+    assert not await world.relay().step()
+    assert world.heard() == [1, 2, 3]
+
+
+async def test_a_stream_that_came_back_empty_is_filled_again_from_the_log(world: World) -> None:
+    await world.say(7)
+    assert await world.relay().step()
+    fresh = MemoryBus()
+    async with world.running(fresh):
+        await world.until_heard(7, fresh)
+    assert world.heard(fresh) == list(range(1, 8))
+
+
+async def test_a_stream_that_came_back_older_gets_what_it_lacks(world: World) -> None:
+    await world.say(7)
+    assert await world.relay().step()
+    older = MemoryBus()
+    for envelope in await world.log.read(limit=4):
+        await older.publish(f"dumont.events.{WS}.RecoveryStarted", envelope)
+    async with world.running(older):
+        await world.until_heard(7, older)
+    assert world.heard(older) == list(range(1, 8))
+
+
+async def test_a_lost_bus_is_waited_for_and_nothing_is_left_out(world: World) -> None:
+    async with world.running():
+        await world.say(2)
+        await world.until_heard(2)
+        world.bus.connected = False
+        await world.say(2)
+        with pytest.raises(BusError):
+            await world.bus.entries()
+        await asyncio.sleep(0.05)
+        world.bus.connected = True
+        await world.until_heard(4)
+    assert world.heard() == [1, 2, 3, 4]
+
+
+async def test_a_silent_log_is_waited_for(world: World) -> None:
+    async with world.running():
+        world.log.answering = False
+        await asyncio.sleep(0.05)
+        world.log.answering = True
+        await world.say(1)
+        await world.until_heard(1)
+
+
+async def test_nothing_is_published_without_a_live_term(world: World) -> None:
+    await world.say(2)
+    assert world.term is not None
+    await world.log.release(world.term)
+    with pytest.raises(LeaseLostError):
+        await world.relay().step()
+    world.term = None
+    with pytest.raises(LeaseLostError):
+        await world.relay().run()
+    assert world.heard() == []
+
+
+async def test_another_term_goes_on_where_the_last_one_ended(world: World) -> None:
+    await world.say(2)
+    assert await world.relay().step()
+    world.term = await world.log.acquire("test", 60)
+    await world.say(1)
+    assert await world.relay().step()
+    assert world.heard() == [1, 2, 3]
