@@ -93,6 +93,7 @@ class Actions:
         hosts: Hosts,
         keeper: Keeper,
         bootstrap_public_key: str,
+        host_ca: Callable[[WorkspaceName], str],
         may_act: Callable[[], object],
         now: Now,
         pace: Pace,
@@ -103,6 +104,7 @@ class Actions:
         self._hosts = hosts
         self._keeper = keeper
         self._bootstrap_public_key = bootstrap_public_key
+        self._host_ca = host_ca
         self._may_act = may_act
         self._now = now
         self._pace = pace
@@ -174,6 +176,7 @@ class Actions:
                 epoch=effect.epoch,
                 attempt=effect.attempt,
                 host=host,
+                host_ca=self._host_ca(state.workspace),
             ),
         )
 
@@ -184,6 +187,7 @@ class Actions:
             role=Role.STANDBY,
             policy=state.policy,
             bootstrap_public_key=self._bootstrap_public_key,
+            retried=not self._recovery.intended_here(effect.label),
         )
         rental = await cloud.provision(order)
         while rental.status is not RentalStatus.RUNNING or rental.address is None:
@@ -249,6 +253,7 @@ class Actions:
             bootstrap_public_key=self._bootstrap_public_key,
             offer=effect.offer,
             bid=effect.bid,
+            retried=not self._recovery.intended_here(effect.label),
         )
         try:
             rental = await self._provider("vast").provision(order)
@@ -470,6 +475,7 @@ class Actions:
             attempt=attempt,
             host=host,
             restore_deadline=self._now() + timedelta(seconds=seconds),
+            host_ca=self._host_ca(state.workspace),
         )
 
     def _gpu_failed(

@@ -178,6 +178,7 @@ def _actions(
         hosts=SshHosts(authority, Gates(authority), now=clock.now),
         keeper=keeper,
         bootstrap_public_key=authority.bootstrap_public(),
+        host_ca=authority.host_ca_public,
         may_act=lease.term,
         now=clock.now,
         pace=Pace(poll=settings.poll_interval, settle=settings.settle_seconds),

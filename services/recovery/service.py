@@ -23,8 +23,9 @@ from services.recovery.domain.state import Phase, State
 from shared.clock import NewId, Now
 from shared.envelope import Envelope
 from shared.events import SPEAKER, Event
+from shared.events.recovery import ProvisionRequested
 from shared.events.requests import RequestReceived
-from shared.machines import WorkspaceName
+from shared.machines import MachineId, WorkspaceName
 
 APPEND_TRIES_MAX = 20
 PAGE = 1000
@@ -73,6 +74,7 @@ class Recovery:
         self._folded: dict[WorkspaceName, Folded] = {}
         self._one_writer = asyncio.Lock()
         self._changed: list[asyncio.Event] = []
+        self._intended: set[MachineId] = set()
 
     # --- reading
 
@@ -91,6 +93,13 @@ class Recovery:
 
     def state(self, workspace: WorkspaceName) -> State:
         return self._folded[workspace].state
+
+    def intended_here(self, label: MachineId) -> bool:
+        """Whether this very process wrote that it will rent under ``label``.
+
+        If not, a process before it may have rented already and died before it could say so.
+        """
+        return label in self._intended
 
     def changes(self) -> asyncio.Event:
         """An event that is set whenever something was recorded; clear it before you look."""
@@ -161,6 +170,8 @@ class Recovery:
                     continue
                 for envelope in recorded:
                     self._take(envelope)
+                    if isinstance(envelope.event, ProvisionRequested):
+                        self._intended.add(envelope.event.label)
                 self._tell()
                 return
         raise WrongVersionError(f"workspace {workspace}: gave up after {APPEND_TRIES_MAX} tries")
