@@ -132,12 +132,16 @@ class GpuProvisioned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandbyProvisioned(Event):
-    """The standby exists, answers, and carries our gate."""
+    """The standby exists, answers, and carries our gate.
+
+    ``host_ca`` is the public key line by which every host of the workspace is known.
+    """
 
     type: ClassVar[str] = "StandbyProvisioned"
 
     attempt: int
     host: Host
+    host_ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +192,7 @@ class GpuReady(Event):
     attempt: int
     host: Host
     restore_deadline: datetime
+    host_ca: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

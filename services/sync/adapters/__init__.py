@@ -1,0 +1,1 @@
+"""The standby's gate as the data plane."""

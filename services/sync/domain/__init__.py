@@ -1,0 +1,1 @@
+"""What is to be copied when: values in, values out."""
