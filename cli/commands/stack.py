@@ -1,0 +1,127 @@
+"""``dumont up`` and ``dumont down``: the whole product on this machine."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.commands.options import target
+from cli.connection import Target
+from cli.embedded import control, run_file
+from cli.embedded.layout import Layout
+from cli.embedded.ports import parse_range
+from cli.embedded.report import report
+from cli.embedded.settings import LOOPBACK, parse_replicas
+from cli.errors import CliError, UsageError
+from cli.messages import note
+from cli.output import print_line
+
+Dir = Annotated[
+    Path | None, typer.Option(help="Its directory [default: /var/lib/dumont-failover, or yours].")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON line.")]
+
+
+def up(
+    ctx: typer.Context,
+    *,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="On this machine, without containers.")
+    ] = False,
+    dir: Dir = None,
+    replicas: Annotated[
+        str, typer.Option(metavar="SERVICE=N,...", help="More than one of recovery or health.")
+    ] = "",
+    env: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A variable for the services (repeat)."),
+    ] = None,
+    api_port: Annotated[int | None, typer.Option(min=1, max=65535)] = None,
+    endpoint_ports: Annotated[
+        str | None, typer.Option(metavar="FIRST-LAST", help="One port a workspace.")
+    ] = None,
+    endpoint_host: Annotated[
+        str, typer.Option(help="Address that people reach workspaces at.")
+    ] = LOOPBACK,
+    timeout: Annotated[float, typer.Option(help="Seconds until everything must be ready.")] = 60.0,
+    json_line: Json = False,
+) -> None:
+    """Start NATS, Postgres, HAProxy and the services; returns when all are ready."""
+    if not embedded:
+        raise UsageError(
+            "only --embedded is started from here",
+            "add --embedded; with containers: docker compose -f deploy/compose.yml up --wait",
+        )
+    layout = _layout(target(ctx), dir)
+    variables = _variables(env or [])
+    counts = parse_replicas(replicas)
+    ports = None if endpoint_ports is None else parse_range(endpoint_ports)
+    control.prepare_directory(layout)
+    with control.command_lock(layout):
+        run = control.running(layout)
+        if run is not None:
+            note(f"a stack already runs in {layout.dir}; to start it differently: dumont down")
+            run = control.wait_ready(layout, timeout)
+        else:
+            control.end(layout)  # what a supervisor that was killed left behind
+            settings = control.choose_ports(
+                layout, endpoint_host=endpoint_host, api_port=api_port, endpoint_ports=ports
+            )
+            settings = control.with_choices(settings, replicas=counts, variables=sorted(variables))
+            supervisor = control.start(layout, settings, {**os.environ, **variables})
+            run = _ready_or_ended(layout, supervisor, timeout)
+    _print(layout, run, json_line)
+
+
+def down(ctx: typer.Context, dir: Dir = None, json_line: Json = False) -> None:
+    """End exactly the processes that 'up' started. The data stays."""
+    layout = _layout(target(ctx), dir)
+    ended = 0
+    if layout.dir.is_dir():
+        with control.command_lock(layout):
+            ended = control.end(layout)
+    if json_line:
+        print_line({"dir": str(layout.dir), "ended": ended})
+    elif ended:
+        note(f"ended {ended} processes; the data stays in {layout.dir}")
+    else:
+        note(f"nothing runs in {layout.dir}")
+
+
+def _layout(where: Target, dir: Path | None) -> Layout:
+    return where.layout if dir is None else Layout.of(dir)
+
+
+def _ready_or_ended(
+    layout: Layout, supervisor: "subprocess.Popen[bytes]", timeout: float
+) -> run_file.Run:
+    """Half a stack helps nobody: when it does not become ready it is ended, its logs stay."""
+    try:
+        return control.wait_ready(layout, timeout, supervisor)
+    except (CliError, KeyboardInterrupt):
+        control.end(layout)
+        raise
+
+
+def _variables(pairs: list[str]) -> dict[str, str]:
+    variables = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--env {pair!r} is not KEY=VALUE")
+        variables[name] = value
+    return variables
+
+
+def _print(layout: Layout, run: run_file.Run, json_line: bool) -> None:
+    facts = report(layout, run)
+    if json_line:
+        print_line(facts)
+        return
+    note(f"everything is up in {layout.dir}")
+    note(f"  api        {facts['api_url']}  (key in {layout.secret('api_key')})")
+    ports = facts["endpoint_ports"]
+    note(f"  endpoints  {facts['endpoint_host']}, ports {ports[0]} to {ports[-1]}")
+    note("next: dumont doctor; dumont workspace add NAME --from DIR")

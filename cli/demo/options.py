@@ -1,0 +1,82 @@
+"""What a demo can be told, and the two paces that it runs at."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cli.errors import UsageError
+
+SERVICES = ("health", "sync", "recovery", "api")
+
+FAULTS: dict[str, str] = {
+    "ssh-never-comes": "the first new GPU runs, but nobody ever answers on it",
+    "offer-vanishes": "the chosen offer is taken by somebody else first",
+    "create-answer-lost": "the market rents us a GPU and the answer gets lost",
+    "haproxy-restart": "the load balancer dies while the standby serves",
+    "zombie-early": "the market runs the lost GPU again during the recovery",
+    **{f"crash:{service}": f"kill -9 of {service} in the middle of it" for service in SERVICES},
+}
+SABOTAGES: dict[str, str] = {
+    "skip-file": "one file of the restore goes missing on the new GPU",
+    "rent-twice": "somebody rents a second GPU on the account",
+    "leave-endpoint": "the load balancer says that it switched, and did not",
+    "drop-last-delta": "what was written just before the failback is cut off",
+}
+MARKET_FAULTS = ("ssh-never-comes", "offer-vanishes", "create-answer-lost")
+
+FAST_POLICY: dict[str, float] = {
+    "sync_interval": 1.0,
+    "health_interval": 0.4,
+    "probe_timeout": 1.5,
+    "cooldown": 0.0,
+    "ssh_timeout": 12.0,
+    "restore_timeout": 90.0,
+    "freeze_timeout": 20.0,
+    "search_retry_wait": 0.5,
+}
+FAST_ENVIRONMENT: dict[str, str] = {
+    "DUMONT_DRIVE_INTERVAL": "0.2",
+    "DUMONT_SWEEP_INTERVAL": "0.5",
+    "DUMONT_POLL_INTERVAL": "0.3",
+    "DUMONT_SETTLE_SECONDS": "3",
+    "DUMONT_LEASE_SECONDS": "3",
+    "DUMONT_PROVIDER_PACE": "0.02",
+    "DUMONT_STATUS_INTERVAL": "0.3",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """``patience`` is how many seconds each chapter may take before the demo counts as failed."""
+
+    workspace: Path | None = None
+    keep: bool = False
+    real_time: bool = False
+    fault: str | None = None
+    sabotage: str | None = None
+    big_file_bytes: int = 256 << 20
+    small_files: int = 2000
+    dir: Path | None = None
+    control_url: str | None = None
+    policy: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def patience(self) -> float:
+        if self.real_time:
+            return 1800.0
+        return 40.0 if self.sabotage else 90.0
+
+
+def checked(options: Options) -> Options:
+    """Raises UsageError that lists what there is."""
+    for kind, given, known in (
+        ("fault", options.fault, FAULTS),
+        ("sabotage", options.sabotage, SABOTAGES),
+    ):
+        if given is not None and given not in known:
+            listed = "\n".join(f"  {name:20} {meaning}" for name, meaning in known.items())
+            raise UsageError(f"--{kind} {given!r} is not known", f"there are:\n{listed}")
+    if options.workspace is not None and not options.workspace.is_dir():
+        raise UsageError(
+            f"--workspace {options.workspace} is not a directory", "give one that is there"
+        )
+    return options
