@@ -301,6 +301,7 @@ class World:
             hosts=self.hosts,
             keeper=keeper,
             bootstrap_public_key="ssh-ed25519 AAAA",
+            host_ca=lambda workspace: f"ssh-ed25519 CA-of-{workspace}",
             may_act=lambda: None,
             now=now,
             pace=Pace(poll=1.0, settle=10.0),

@@ -1,0 +1,71 @@
+# Every habit of the house has a name here; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+STAMP := .venv/.ready
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: setup
+setup: $(STAMP) ## put everything in .venv (the CLI is .venv/bin/dumont)
+
+$(STAMP): requirements-dev.txt pyproject.toml deploy/install-system.sh
+	deploy/install-system.sh
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: demo
+demo: setup ## lose a simulated GPU and get it back, on this machine, in a minute
+	$(BIN)/dumont demo $(DEMO)
+
+.PHONY: up
+up: ## the full stack in containers
+	docker compose -f deploy/compose.yml up --build --wait
+
+.PHONY: down
+down: ## end the full stack, keep its data
+	docker compose -f deploy/compose.yml --profile simulator down
+
+.PHONY: test
+test: setup ## every test once, at the smallest size that still shows the fault
+	$(PYTEST) -m "not full" tests
+
+.PHONY: test-full
+test-full: setup ## everything, at full size
+	$(PYTEST) tests
+
+.PHONY: unit
+unit: setup ## the tests without servers
+	$(PYTEST) tests/unit
+
+.PHONY: check
+check: setup ## format, lint, types, import rules, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m docs.generate --check
+
+.PHONY: fmt
+fmt: setup ## put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: docs
+docs: setup ## write the generated documents anew
+	$(BIN)/python -m docs.generate
+
+.PHONY: lock
+lock: ## resolve the dependencies anew
+	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.txt
+
+.PHONY: clean
+clean: ## remove what can be made again
+	rm -rf .venv build .mypy_cache .ruff_cache .import_linter_cache

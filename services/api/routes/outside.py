@@ -1,0 +1,113 @@
+"""What needs no key: is it alive, can it answer, and its numbers for Prometheus."""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from services.api.adapters import asyncapi
+from services.api.domain.board import phases
+from services.api.domain.views import WorkspaceView
+from services.api.ports import BusError
+from services.api.routes.front import AFront, Front
+from services.api.schemas import VERSION, ReadyShown
+from services.api.service import configured
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/healthz", response_class=PlainTextResponse)
+async def healthz() -> str:
+    """200 as long as this process serves at all."""
+    return "ok\n"
+
+
+@router.get("/readyz", response_model=ReadyShown, responses={503: {"model": ReadyShown}})
+async def readyz(front: AFront) -> Response:
+    """200 when log and bus answer and the log has been read to its end; names what is missing.
+
+    ``not_configured`` lists parts without a key or address: nothing is wrong with the service.
+    """
+    ready = await _readiness(front)
+    status = HTTPStatus.OK if ready["ready"] else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse(ready, status_code=status)
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(front: AFront) -> Response:
+    """Numbers in the text format of Prometheus."""
+    text = "\n".join([*_metrics(front), ""])
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+@router.get("/asyncapi.json")
+async def asyncapi_document() -> dict[str, Any]:
+    """Every event of the log as an AsyncAPI 3 document, for those who listen on the bus."""
+    return asyncapi.document(VERSION)
+
+
+async def _readiness(front: Front) -> dict[str, Any]:
+    follower = front.follower
+    try:
+        parts = await configured(front.bus) if front.bus.connected else None
+        bus = front.bus.connected
+    except BusError:
+        parts, bus = None, False
+    return {
+        "ready": bus and follower.answering and follower.caught_up,
+        "log": follower.answering,
+        "bus": bus,
+        "caught_up": follower.caught_up,
+        "position": follower.board.position,
+        "configured": parts,
+        "not_configured": sorted(name for name, there in (parts or {}).items() if not there),
+    }
+
+
+def _metrics(front: Front) -> Iterable[str]:
+    board = front.follower.board
+    views = board.workspaces()
+    yield from _gauge("dumont_log_position", "position of the log that the api has folded")
+    yield f"dumont_log_position {board.position}"
+    yield from _gauge("dumont_log_answers", "whether the log answered when last asked")
+    yield f"dumont_log_answers {int(front.follower.answering)}"
+    yield from _gauge("dumont_bus_connected", "whether the bus is connected")
+    yield f"dumont_bus_connected {int(front.bus.connected)}"
+    yield from _gauge("dumont_workspaces", "workspaces by phase")
+    for phase, number in phases(views).items():
+        yield f'dumont_workspaces{{phase="{phase.value}"}} {number}'
+    for name, about, value in _PER_WORKSPACE:
+        yield from _gauge(name, about)
+        for view in views:
+            yield f'{name}{{workspace="{view.name}"}} {value(front, view)}'
+
+
+def _gauge(name: str, about: str) -> Iterable[str]:
+    yield f"# HELP {name} {about}"
+    yield f"# TYPE {name} gauge"
+
+
+def _lag_seconds(front: Front, view: WorkspaceView) -> float | str:
+    seconds = front.show(view)["lag"]["seconds"]
+    return "NaN" if seconds is None else float(seconds)
+
+
+_PER_WORKSPACE = (
+    ("dumont_epoch", "changes of primary so far", lambda _, view: view.epoch),
+    ("dumont_lag_seconds", "what the last seconds would lose, at most", _lag_seconds),
+    ("dumont_sync_count", "generations sealed", lambda _, view: view.sync_count),
+    (
+        "dumont_primary_failures",
+        "failed checks of the primary in a row",
+        lambda _, view: view.primary.failures if view.primary else 0,
+    ),
+    ("dumont_degraded", "1 when less protected", lambda _, view: int(view.degraded is not None)),
+    ("dumont_paused", "1 when paused", lambda _, view: int(view.paused is not None)),
+    (
+        "dumont_price_per_hour",
+        "US dollars an hour for the machines now",
+        lambda front, view: front.show(view)["price_per_hour"],
+    ),
+)
