@@ -50,7 +50,7 @@ check: setup ## format, lint, types, import rules, generated files
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m docs.generate --check
+	$(BIN)/python docs/generate.py --check
 
 .PHONY: fmt
 fmt: setup ## put the code in shape
@@ -59,7 +59,7 @@ fmt: setup ## put the code in shape
 
 .PHONY: docs
 docs: setup ## write the generated documents anew
-	$(BIN)/python -m docs.generate
+	$(BIN)/python docs/generate.py
 
 .PHONY: lock
 lock: ## resolve the dependencies anew

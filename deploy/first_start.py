@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.embedded.files import secret
+from cli.embedded.control import new_installation
+from cli.embedded.files import secret, write_private
 from cli.embedded.postgres import ROLES, SUPERUSER, roles_sql
 from shared.bus.permissions import ADMIN, USERS, ServerConfig, password_file
 from shared.environment import Environment, SettingsError
@@ -65,14 +66,19 @@ class Secrets:
         vault.mkdir(mode=0o700, exist_ok=True)
         keys = ("vast_api_key", "vast_read_key", "google", "google_read")
         return cls(
-            # No hyphen: the labels of this stack's machines begin with it, and another stack of
-            # the same account must not take them for orphans of its own.
-            installation=installation or secret(vault / "installation", prefix="dumont"),
+            installation=installation or kept_name(vault / "installation"),
             api_key=secret(vault / "api_key", prefix="dk_"),
             nats={user: secret(vault / f"nats_{user}") for user in USERS},
             postgres={role: secret(vault / f"postgres_{role}") for role in ROLES},
             given={key: (GIVEN / key).read_text() for key in keys},
         )
+
+
+def kept_name(path: Path) -> str:
+    """What the labels of this stack's machines begin with, made the first time."""
+    if not path.exists():
+        write_private(path, new_installation())
+    return path.read_text()
 
 
 def contents(known: Secrets, endpoint_ports: tuple[int, ...]) -> dict[str, dict[str, str]]:
@@ -167,6 +173,6 @@ def prepare(env: Environment) -> None:
 
 if __name__ == "__main__":
     try:
-        prepare(Environment(os.environ))  # noqa: TID251  a program of its own: its settings
+        prepare(Environment(os.environ))
     except (OSError, ValueError) as error:
         sys.exit(f"dumont first start: {error}")

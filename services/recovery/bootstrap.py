@@ -144,7 +144,9 @@ def _providers(
         market = VastMarket(vast)
     if settings.gce_project:
         gce = GceClient(
-            project=settings.gce_project, url=settings.gce_url, poll=min(1.0, settings.poll_interval)
+            project=settings.gce_project,
+            url=settings.gce_url,
+            poll=min(1.0, settings.poll_interval),
         )
         stack.push_async_callback(gce.aclose)
         providers["gce"] = GceProvider(gce, zones=settings.gce_zones)

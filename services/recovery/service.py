@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 import structlog
-from shared.eventlog.port import LogUnknownError, LogWriter, WrongVersionError
 
 from services.recovery.domain import decider, incident
 from services.recovery.domain.decider import Context
@@ -22,6 +21,7 @@ from services.recovery.domain.obligations import pending
 from services.recovery.domain.state import Phase, State
 from shared.clock import NewId, Now
 from shared.envelope import Envelope
+from shared.eventlog.port import LogUnknownError, LogWriter, WrongVersionError
 from shared.events import SPEAKER, Event
 from shared.events.recovery import ProvisionRequested
 from shared.events.requests import RequestReceived

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +25,11 @@ T = TypeVar("T")
 Facts = dict[str, Any]
 
 
-def dumont(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def dumont(
+    *arguments: str, check: bool = True, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command line as another program would."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("DUMONT_")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DUMONT_")} | dict(env or {})
     done = subprocess.run(
         [sys.executable, "-m", "cli", *arguments],
         cwd=PROJECT,
@@ -257,3 +259,71 @@ def test_down_ends_exactly_its_own_even_without_its_supervisor(tmp_path: Path) -
             free.bind(("127.0.0.1", port))
     again = dumont("down", "--dir", directory)
     assert "nothing runs" in again.stderr
+
+
+@pytest.fixture
+def clouds(tmp_path: Path) -> Iterator[Facts]:
+    """The simulated clouds, started as a person starts them."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "simulator", "--dir", str(tmp_path / "clouds")],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.communicate(timeout=DEADLINE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="simulated machines are namespaces: root only")
+def test_a_directory_is_uploaded_and_reached_through_the_endpoint(
+    clouds: Facts, tmp_path: Path
+) -> None:
+    directory = str(tmp_path / "stack")
+    source = tmp_path / "data"
+    (source / "deep" / "empty").mkdir(parents=True)
+    (source / "deep" / "a file with spaces").write_text("kept")
+    (source / "link").symlink_to("deep")
+    environment = {
+        "DUMONT_VAST_URL": clouds["vast_url"],
+        "DUMONT_VAST_API_KEY": clouds["keys"]["vast"],
+        "DUMONT_GCE_URL": clouds["gce_url"],
+        "DUMONT_GCE_PROJECT": clouds["keys"]["gce_project"],
+        "DUMONT_PROVIDER_PACE": "0.02",
+        "DUMONT_POLL_INTERVAL": "0.3",
+    }
+    here = ("--dir", directory)
+    try:
+        dumont("up", "--embedded", "--dir", directory, env=environment)
+        policy = ("--policy", "auto_recovery=false")
+        dumont(*here, "workspace", "add", "train", "--from", str(source), *policy)
+        told = dumont(*here, "ssh", "train", "cat '/workspace/deep/a file with spaces'")
+        assert told.stdout == "kept"
+        assert told.stderr == ""  # nothing to warn of
+        config = tmp_path / "config"
+        config.write_text(dumont(*here, "ssh-config", "train").stdout)
+        listed = subprocess.run(
+            ["ssh", "-F", str(config), "train", "ls /workspace/ /workspace/deep"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert listed.stdout.split() == [
+            *("/workspace/:", "deep", "link"),
+            *("/workspace/deep:", "a", "file", "with", "spaces", "empty"),
+        ]
+        sealed = eventually(
+            lambda: json.loads(dumont(*here, "state", "train").stdout)["last_generation"],
+            "the upload is sealed",
+        )
+        assert sealed["files"] >= 1
+        dumont(*here, "workspace", "remove", "train", "--yes")
+        eventually(
+            lambda: not json.loads(dumont(*here, "workspace", "list", "-o", "json").stdout),
+            "its machines are seen to be gone",
+        )
+    finally:
+        dumont("down", "--dir", directory)

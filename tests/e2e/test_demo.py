@@ -41,7 +41,13 @@ def test_a_lost_gpu_is_survived_and_every_promise_held() -> None:
     code, result, told = demo()
     assert_every_promise_held(code, result, told)
     events = [entry["event"] for entry in result["timeline"]]
-    named = ("HealthFailed", "ThresholdReached", "FailoverCompleted", "GpuProvisioned", "RestoreDone")
+    named = (
+        "HealthFailed",
+        "ThresholdReached",
+        "FailoverCompleted",
+        "GpuProvisioned",
+        "RestoreDone",
+    )
     assert all(name in events for name in named)
     assert events.count("HealthFailed") >= 3
     assert events.index("ThresholdReached") < events.index("FailoverStarted")

@@ -40,7 +40,8 @@ def test_api_and_recovery_see_the_same_phase_epoch_and_gpu_after_each_event(stor
         theirs = projections.evolve(theirs, envelope)
         if theirs is None:
             continue
-        assert (theirs.phase, theirs.epoch) == (ours.phase, ours.epoch), envelope.event.type
+        assert theirs.phase.value == ours.phase.value, envelope.event.type
+        assert theirs.epoch == ours.epoch, envelope.event.type
         if ours.primary is not None:
             assert theirs.gpu is not None
             assert theirs.gpu.host == ours.primary

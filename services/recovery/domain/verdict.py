@@ -31,7 +31,9 @@ def verdict(
         shown = "gone" if rental is None else f"{rental.status} {rental.status_text}".strip()
         evidence += (f"{host.provider} says: {shown}",)
         if rental is None or rental.status in GONE:
-            return _start(state, look, f"{host.provider} says that the machine is {shown}", evidence)
+            return _start(
+                state, look, f"{host.provider} says that the machine is {shown}", evidence
+            )
     if sighting is Sighting.ANSWERS:
         return FailoverRefused(
             workspace=state.workspace,

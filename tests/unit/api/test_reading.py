@@ -17,7 +17,7 @@ async def test_the_state_of_a_workspace_holds_all_that_the_contract_names(stage:
     state = (await stage.http.get("/v1/workspaces/train")).json()
     assert state["phase"] == "SYNCING"
     assert state["epoch"] == 1
-    assert state["endpoint"] == {"host": "ssh.example", "port": 20000}
+    assert (state["endpoint"]["host"], state["endpoint"]["port"]) == ("ssh.example", 20000)
     assert state["primary"]["id"] == gpu().id
     assert state["standby"]["provider"] == "gce"
     assert state["sync_count"] == 2
