@@ -49,7 +49,20 @@ class Assignment:
     """The hosts whose health counts now: primary and standby."""
 
 
+SYSTEM_KEY = "_system"
+"""The one key of the bucket that is no workspace's: what recovery says of the installation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """What recovery was configured with, and the key that it logs in to fresh hosts with."""
+
+    configured: dict[str, bool]
+    ssh_public_key: str = ""
+
+
 _ADAPTER = TypeAdapter(Assignment)
+_SYSTEM = TypeAdapter(System)
 
 
 def encode(assignment: Assignment) -> bytes:
@@ -59,3 +72,12 @@ def encode(assignment: Assignment) -> bytes:
 def decode(body: bytes) -> Assignment:
     """Raises pydantic.ValidationError."""
     return _ADAPTER.validate_json(body)
+
+
+def encode_system(system: System) -> bytes:
+    return _SYSTEM.dump_json(system)
+
+
+def decode_system(body: bytes) -> System:
+    """Raises pydantic.ValidationError."""
+    return _SYSTEM.validate_json(body)

@@ -1,21 +1,23 @@
 """``dumont up`` and ``dumont down``: the whole product on this machine."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.commands.options import target
+from cli.commands.options import Yes, target
 from cli.connection import Target
 from cli.embedded import control, run_file
 from cli.embedded.layout import Layout
 from cli.embedded.ports import parse_range
+from cli.embedded.postgres import PostgresServer
 from cli.embedded.report import report
 from cli.embedded.settings import LOOPBACK, parse_replicas
 from cli.errors import CliError, UsageError
-from cli.messages import note
+from cli.messages import confirm, note
 from cli.output import print_line
 
 Dir = Annotated[
@@ -75,19 +77,40 @@ def up(
     _print(layout, run, json_line)
 
 
-def down(ctx: typer.Context, dir: Dir = None, json_line: Json = False) -> None:
-    """End exactly the processes that 'up' started. The data stays."""
+def down(
+    ctx: typer.Context,
+    *,
+    dir: Dir = None,
+    delete_data: Annotated[
+        bool, typer.Option("--delete-data", help="Delete its directory and database as well.")
+    ] = False,
+    yes: Yes = False,
+    json_line: Json = False,
+) -> None:
+    """End exactly the processes that 'up' started. The data stays, unless --delete-data."""
     layout = _layout(target(ctx), dir)
+    if delete_data:
+        confirm(f"the log, the keys and all else in {layout.dir} is deleted for good", yes=yes)
     ended = 0
     if layout.dir.is_dir():
         with control.command_lock(layout):
             ended = control.end(layout)
+            if delete_data:
+                delete(layout)
     if json_line:
-        print_line({"dir": str(layout.dir), "ended": ended})
-    elif ended:
-        note(f"ended {ended} processes; the data stays in {layout.dir}")
-    else:
-        note(f"nothing runs in {layout.dir}")
+        print_line({"dir": str(layout.dir), "ended": ended, "deleted": delete_data})
+        return
+    note(f"ended {ended} processes" if ended else f"nothing runs in {layout.dir}")
+    note("its data is deleted" if delete_data else f"its data stays in {layout.dir}")
+
+
+def delete(layout: Layout) -> None:
+    """Remove what ``up`` made. Raises UsageError for a directory that is not of its making."""
+    if not layout.settings_file.exists():
+        raise UsageError(f"{layout.dir} holds no stack", "nothing was deleted")
+    # Under root the database may lie elsewhere, where its own account can reach it.
+    PostgresServer(layout.postgres, port=0, passwords={}).remove()
+    shutil.rmtree(layout.dir)
 
 
 def _layout(where: Target, dir: Path | None) -> Layout:

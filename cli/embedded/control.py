@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -200,12 +201,22 @@ def end(layout: Layout) -> int:
     supervisors += [p for p in found if p not in supervisors and _is_supervisor(p)]
     for supervisor in supervisors:
         processes.end([supervisor], grace=_SUPERVISOR_GRACE)
+    if run is not None:
+        _end_orphans(run)
     rest = {*filter(processes.alive, found), *processes.marked(layout.dir)}
     if stubborn := processes.end(rest, grace=_ORPHAN_GRACE):
         pids = ", ".join(str(process.pid) for process in stubborn)
         raise CliError(f"these processes will not end: {pids}", f"see what they are: ps -fp {pids}")
     layout.run_file.unlink(missing_ok=True)
     return len(found)
+
+
+def _end_orphans(run: run_file.Run) -> None:
+    """Give each child that is left the signal that it ends cleanly on, dependants first."""
+    for child in reversed(list(run.children.values())):
+        if child.process is not None:
+            processes.send(child.process, signal.Signals(child.stop_signal))
+    processes.wait_gone([c.process for c in run.children.values() if c.process], _ORPHAN_GRACE)
 
 
 def _is_supervisor(process: processes.Process) -> bool:

@@ -1,6 +1,7 @@
 """``run.json``: what of a stack runs now, for ``up``, ``down``, the client verbs and tests."""
 
 import json
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,10 +12,14 @@ from cli.embedded.processes import Process
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """One child of the supervisor as it is now. ``process`` is None between two lives."""
+    """One child of the supervisor as it is now. ``process`` is None between two lives.
+
+    ``stop_signal`` is the number of the signal that ends it cleanly.
+    """
 
     service: str
     process: Process | None
+    stop_signal: int = signal.SIGTERM
     ready: bool = False
     restarts: int = 0
 

@@ -137,7 +137,9 @@ class Supervisor:
             await asyncio.sleep(_POLL)
 
     def _change(self, child: Child, **changes: object) -> None:
-        blank = run_file.Running(service=child.service, process=None)
+        blank = run_file.Running(
+            service=child.service, process=None, stop_signal=int(child.stop_signal)
+        )
         was = self._run.children.get(child.name, blank)
         is_now = replace(was, **changes)  # type: ignore[arg-type]
         self._run = replace(self._run, children={**self._run.children, child.name: is_now})

@@ -463,7 +463,10 @@ class EventsShown(Shown):
 
 
 class ReadyShown(Shown):
-    """Whether this api can answer: ``position`` of the log that it has read up to."""
+    """Whether this api can answer: ``position`` of the log that it has read up to.
+
+    ``ssh_public_key``: a host of yours must let this key in as root before it can be protected.
+    """
 
     ready: bool
     log: bool
@@ -472,3 +475,4 @@ class ReadyShown(Shown):
     position: int
     configured: dict[str, bool] | None
     not_configured: list[str]
+    ssh_public_key: str | None

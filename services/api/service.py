@@ -5,18 +5,19 @@ log says, and when it cannot know it says so.
 """
 
 import asyncio
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID, uuid5
 
 import structlog
+from pydantic import ValidationError
 
 from services.api.domain.board import Board
 from services.api.domain.operations import Operation, asked
 from services.api.ports import Bus, BusError, LogReader, LogUnknownError
-from shared import subjects
+from shared import assignments, subjects
+from shared.assignments import System
 from shared.clock import NewId, Now
 from shared.envelope import Envelope
 from shared.events.requests import RequestReceived
@@ -32,8 +33,6 @@ UNRECORDED_KEPT = 1_000
 IDEMPOTENCY = UUID("2f0c6a34-6f0e-5d7a-9f6e-0b9a4b7f5c11")
 """The name space in which an Idempotency-Key becomes an event id. Never change it."""
 
-SYSTEM_KEY = "_system"
-"""The key of the state bucket under which recovery says what it has been configured with."""
 
 log = structlog.get_logger()
 
@@ -244,13 +243,12 @@ def _same(
     return earlier
 
 
-async def configured(bus: Bus) -> dict[str, bool] | None:
-    """What recovery says it was configured with; None when it has not said. Raises BusError."""
-    value = (await bus.entries()).get(SYSTEM_KEY)
+async def installation(bus: Bus) -> System | None:
+    """What recovery says of this installation; None when it has not said. Raises BusError."""
+    value = (await bus.entries()).get(assignments.SYSTEM_KEY)
     if value is None:
         return None
     try:
-        parts = json.loads(value)["configured"]
-        return {str(name): bool(there) for name, there in parts.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return assignments.decode_system(value)
+    except ValidationError:
         return None

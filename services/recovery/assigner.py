@@ -6,8 +6,7 @@ at each start, after each reconnect and now and then.
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import structlog
 
@@ -19,7 +18,6 @@ from shared.bus.port import Bus, BusError
 from shared.machines import WorkspaceName
 
 REPEAT_SECONDS = 10.0
-SYSTEM_KEY = "_system"
 
 log = structlog.get_logger()
 
@@ -34,13 +32,13 @@ class Assigner:
         *,
         host_ca: Callable[[WorkspaceName], str],
         user_ca: str,
-        configured: Mapping[str, bool],
+        system: assignments.System,
     ) -> None:
         self._recovery = recovery
         self._bus = bus
         self._host_ca = host_ca
         self._user_ca = user_ca
-        self._system = json.dumps({"configured": dict(configured)}).encode()
+        self._system = assignments.encode_system(system)
         self._changed = recovery.changes()
         self._put: dict[str, bytes] = {}
 
@@ -74,7 +72,7 @@ class Assigner:
                     self.put_again()
 
     async def _publish(self) -> None:
-        wanted = {SYSTEM_KEY: self._system} | {
+        wanted = {assignments.SYSTEM_KEY: self._system} | {
             workspace: assignments.encode(
                 assignment(
                     folded.state,

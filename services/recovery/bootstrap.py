@@ -27,6 +27,7 @@ from services.recovery.service import Recovery
 from services.recovery.settings import Settings
 from services.recovery.sweeper import Sweeper
 from shared import clock, subjects
+from shared.assignments import System
 from shared.bus.nats_bus import NatsBus
 from shared.certificates import ENTITLED
 from shared.clouds.gce import GceClient
@@ -84,7 +85,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             bus,
             host_ca=authority.host_ca_public,
             user_ca=authority.user_ca_public(),
-            configured=configured,
+            system=System(configured=configured, ssh_public_key=authority.bootstrap_public()),
         )
         relay = Relay(
             writer,

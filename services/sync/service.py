@@ -124,6 +124,8 @@ class Sync:
 
     def _learn(self, key: str, value: bytes, group: asyncio.TaskGroup) -> None:
         """Take in one assignment. A key that is missing changes nothing, its lease runs out."""
+        if key == assignments.SYSTEM_KEY:
+            return
         try:
             new = assignments.decode(value)
         except ValidationError as error:

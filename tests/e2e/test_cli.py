@@ -63,7 +63,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facts]:
     try:
         yield facts
     finally:
-        dumont("down", "--dir", str(directory))
+        dumont("down", "--dir", str(directory), "--delete-data", "--yes")
+        assert not directory.exists()
 
 
 def pids(facts: Facts) -> dict[str, list[int]]:
@@ -253,11 +254,13 @@ def test_down_ends_exactly_its_own_even_without_its_supervisor(tmp_path: Path) -
     everything = [pid for group in facts["pids"].values() for pid in group]
     assert told["ended"] >= len(everything)
     assert not [pid for pid in everything if processes.identify(pid)]
+    log = Path(directory, "logs", "postgres.log").read_text()
+    assert "database system is shut down" in log  # cleanly, not by force
     for port in facts["endpoint_ports"]:
         with socket.socket() as free:
             free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             free.bind(("127.0.0.1", port))
-    again = dumont("down", "--dir", directory)
+    again = dumont("down", "--dir", directory, "--delete-data", "--yes")
     assert "nothing runs" in again.stderr
 
 
@@ -326,4 +329,4 @@ def test_a_directory_is_uploaded_and_reached_through_the_endpoint(
             "its machines are seen to be gone",
         )
     finally:
-        dumont("down", "--dir", directory)
+        dumont("down", "--dir", directory, "--delete-data", "--yes")

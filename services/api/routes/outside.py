@@ -13,7 +13,7 @@ from services.api.domain.views import WorkspaceView
 from services.api.ports import BusError
 from services.api.routes.front import AFront, Front
 from services.api.schemas import VERSION, ReadyShown
-from services.api.service import configured
+from services.api.service import installation
 
 router = APIRouter(tags=["operation"])
 
@@ -51,10 +51,11 @@ async def asyncapi_document() -> dict[str, Any]:
 async def _readiness(front: Front) -> dict[str, Any]:
     follower = front.follower
     try:
-        parts = await configured(front.bus) if front.bus.connected else None
+        system = await installation(front.bus) if front.bus.connected else None
         bus = front.bus.connected
     except BusError:
-        parts, bus = None, False
+        system, bus = None, False
+    parts = system.configured if system else None
     return {
         "ready": bus and follower.answering and follower.caught_up,
         "log": follower.answering,
@@ -63,6 +64,7 @@ async def _readiness(front: Front) -> dict[str, Any]:
         "position": follower.board.position,
         "configured": parts,
         "not_configured": sorted(name for name, there in (parts or {}).items() if not there),
+        "ssh_public_key": system.ssh_public_key if system else None,
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from services.api import bootstrap
 from services.api.routes import create_app
-from services.api.service import SYSTEM_KEY
+from shared.assignments import SYSTEM_KEY
 from shared.bus.memory import MemoryBus
 from shared.eventlog.memory import MemoryLog
 from shared.events.recovery import RecoveryHalted

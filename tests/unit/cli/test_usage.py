@@ -83,7 +83,11 @@ def test_down_without_a_stack_is_no_error(dumont: Dumont) -> None:
 
 def test_down_can_say_so_in_json(dumont: Dumont, tmp_path: Path) -> None:
     result = dumont("down", "--dir", str(tmp_path / "else"), "--json")
-    assert json.loads(result.out) == {"dir": str(tmp_path / "else"), "ended": 0}
+    assert json.loads(result.out) == {
+        "dir": str(tmp_path / "else"),
+        "ended": 0,
+        "deleted": False,
+    }
 
 
 def test_an_endpoint_port_in_use_is_named(dumont: Dumont) -> None:
@@ -95,3 +99,13 @@ def test_an_endpoint_port_in_use_is_named(dumont: Dumont) -> None:
     assert result.code == 1
     assert f"port {port} on 127.0.0.1 is in use" in result.err
     assert "--endpoint-ports" in result.err
+
+
+def test_a_directory_that_holds_no_stack_is_never_deleted(dumont: Dumont, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis").write_text("years of work")
+    result = dumont("down", "--dir", str(mine), "--delete-data", "--yes")
+    assert result.code == 2
+    assert "holds no stack" in result.err
+    assert (mine / "thesis").read_text() == "years of work"
