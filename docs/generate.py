@@ -1,6 +1,6 @@
 """Writes the documents that are read off the code, so that they cannot be wrong about it.
 
-    python docs/generate.py           writes events.md, openapi.json and asyncapi.json here
+    python docs/generate.py           writes events.md, phases.md, openapi.json, asyncapi.json
     python docs/generate.py --check   says which of them is stale, and exits 1 if one is
 
 ``events.md`` answers for each event, in one place: where it is declared, who says it, who hears
@@ -24,6 +24,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from docs import phases  # noqa: E402
 from services.api.adapters import asyncapi  # noqa: E402 - the tree must be on the path first
 from services.api.routes import create_app  # noqa: E402
 from services.api.schemas import VERSION  # noqa: E402
@@ -45,6 +46,7 @@ class Uses:
 def main(arguments: list[str]) -> int:
     documents = {
         ROOT / "docs" / "events.md": events_document(),
+        ROOT / "docs" / "phases.md": phases.document(),
         ROOT / "docs" / "openapi.json": openapi_document(),
         ROOT / "docs" / "asyncapi.json": asyncapi_document(),
     }

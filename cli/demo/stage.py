@@ -73,7 +73,9 @@ async def embedded(
             )
         finally:
             if not options.keep:
-                await _dumont(["down", "--dir", str(stack_dir)], os.environ)
+                await _dumont(
+                    ["down", "--dir", str(stack_dir), "--delete-data", "--yes"], os.environ
+                )
     finally:
         if not options.keep:
             await _end(simulator)

@@ -21,6 +21,7 @@ FAST = {
     "DUMONT_SWEEP_INTERVAL": "1",
     "DUMONT_PROVIDER_PACE": "0.02",
 }
+_DOWN = [sys.executable, "-m", "cli", "down", "--delete-data", "--yes"]
 POLICY = ("sync_interval=1", "health_interval=0.5", "probe_timeout=2")
 
 pytestmark = pytest.mark.timeout(180)
@@ -74,7 +75,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             yield Stack(directory / "stack", clouds, json.loads(done.stdout.splitlines()[-1]))
         finally:
             subprocess.run(
-                [sys.executable, "-m", "cli", "down", "--dir", str(directory / "stack")],
+                [*_DOWN, "--dir", str(directory / "stack")],
                 check=True,
                 capture_output=True,
             )

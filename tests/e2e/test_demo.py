@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.sampling import sampled
+
 SMALL = "16"
 SECONDS = 240
 
@@ -64,16 +66,16 @@ def test_the_demo_at_its_full_size() -> None:
     assert_every_promise_held(code, result, told)
 
 
-@pytest.mark.parametrize(
-    ("fault", "trace"),
-    [
-        ("ssh-never-comes", "ProvisionFailed"),
-        ("offer-vanishes", "ProvisionFailed"),
-        ("create-answer-lost", None),
-        ("zombie-early", "ZombieSeen"),
-        ("haproxy-restart", None),
-    ],
-)
+FAULTS = [
+    ("ssh-never-comes", "ProvisionFailed"),
+    ("offer-vanishes", "ProvisionFailed"),
+    ("create-answer-lost", None),
+    ("zombie-early", "ZombieSeen"),
+    ("haproxy-restart", None),
+]
+
+
+@pytest.mark.parametrize(("fault", "trace"), sampled(FAULTS, 2))
 def test_whatever_goes_wrong_on_the_way_it_ends_recovered_with_one_gpu_billed(
     fault: str, trace: str | None
 ) -> None:
@@ -83,22 +85,22 @@ def test_whatever_goes_wrong_on_the_way_it_ends_recovered_with_one_gpu_billed(
     assert trace is None or trace in events
 
 
-@pytest.mark.parametrize("service", ["health", "sync", "recovery", "api"])
+@pytest.mark.parametrize("service", sampled(["health", "sync", "recovery", "api"], 2))
 def test_killing_a_service_in_the_middle_of_it_changes_nothing(service: str) -> None:
     code, result, told = demo("--fault", f"crash:{service}")
     assert f"kill -9 {service}" in told
     assert_every_promise_held(code, result, told)
 
 
-@pytest.mark.parametrize(
-    ("sabotage", "promise"),
-    [
-        ("skip-file", "what is on the new GPU is what was on the standby"),
-        ("rent-twice", "one GPU is billed at the end"),
-        ("leave-endpoint", "the standby serves within 2 s of the threshold"),
-        ("drop-last-delta", "every write acknowledged by the standby is on the new GPU"),
-    ],
-)
+SABOTAGES = [
+    ("skip-file", "what is on the new GPU is what was on the standby"),
+    ("rent-twice", "one GPU is billed at the end"),
+    ("leave-endpoint", "the standby serves within 2 s of the threshold"),
+    ("drop-last-delta", "every write acknowledged by the standby is on the new GPU"),
+]
+
+
+@pytest.mark.parametrize(("sabotage", "promise"), sampled(SABOTAGES, 2))
 def test_the_judge_sees_each_sabotage(sabotage: str, promise: str) -> None:
     code, result, told = demo("--sabotage", sabotage)
     assert (code, result["ok"]) == (1, False), told[-3000:]

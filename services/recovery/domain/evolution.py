@@ -153,7 +153,7 @@ def evolve(state: State, event: Event) -> State:
         case WaitEnded(role=Role.GPU):
             suspicion = state.suspicion and replace(state.suspicion, recheck_at=None)
             return replace(state, wait_until=None, suspicion=suspicion)
-        case RecoveryHalted():
+        case RecoveryHalted() if state.phase is Phase.RECOVERING:
             return replace(
                 _attempt_ended(state), phase=Phase.HALTED, step=Step.NONE, reason=event.reason
             )
@@ -295,7 +295,7 @@ def _fenced(state: State, event: Event) -> State:
 
 
 def _failing_over(state: State) -> State:
-    if state.phase not in {Phase.SYNCING, Phase.FAILING_BACK}:
+    if state.phase is not Phase.SYNCING and state.step is not Step.SWITCHING:
         return state
     lost = _attempt_ended(state)  # a GPU lost during the switch was still a candidate
     condemned = lost.condemned
@@ -425,6 +425,10 @@ def _provisioning(
     state: State, event: OfferSelected | ProvisionRequested | GpuProvisioned
 ) -> State:
     attempt = state.attempt
+    if state.step is not (
+        Step.PROVISIONING if isinstance(event, GpuProvisioned) else Step.SEARCHING
+    ):
+        return state
     match event:
         case OfferSelected():
             return replace(
@@ -441,8 +445,6 @@ def _provisioning(
             attempt = replace(attempt, label=event.label, deadline=event.deadline)
             return replace(state, step=Step.PROVISIONING, attempt=attempt)
         case GpuProvisioned():
-            if state.step is not Step.PROVISIONING:
-                return state
             attempt = replace(attempt, host=event.host, deadline=event.ssh_deadline)
             return replace(state, step=Step.WAITING_FOR_SSH, attempt=attempt)
 
