@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cli import compose
 from cli.client import Api
 from cli.embedded import run_file
 from cli.embedded.layout import Layout, default_dir
@@ -47,7 +48,7 @@ class Target:
         """Raises UsageError, CliError."""
         url = self.url or self.env.get("DUMONT_URL")
         if url:
-            return Connection(url=checked_url(url), key=self._key())
+            return Connection(url=checked_url(url), key=self._key(checked_url(url)))
         layout = self.layout
         run = read_run(layout)
         if run is None:
@@ -96,13 +97,15 @@ class Target:
     def _endpoint_host(self) -> str:
         return self.env.get("DUMONT_ENDPOINT_HOST", "127.0.0.1")
 
-    def _key(self) -> str:
+    def _key(self, url: str) -> str:
         if self.key_file is not None:
             return _read_secret(self.key_file)
         if key := self.env.get("DUMONT_API_KEY"):
             return key.strip()
         if path := self.env.get("DUMONT_API_KEY_FILE"):
             return _read_secret(Path(path))
+        if key := compose.api_key(url, self.env):
+            return key
         raise UsageError(
             "the api needs a key", "give --key-file FILE, or set DUMONT_API_KEY or its _FILE"
         )

@@ -7,6 +7,7 @@ person who runs the demo, from a directory of theirs.
 import ipaddress
 import json
 import os
+import secrets
 import shlex
 import signal
 import subprocess
@@ -52,7 +53,10 @@ def environment(line: Mapping[str, Any]) -> str:
         "no_proxy": HOST,
         "NO_PROXY": HOST,
     }
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
+    # A line that differs each time: the services must notice other keys at the same places.
+    lines = [f"# clouds {secrets.token_hex(4)}"]
+    lines += [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    return "\n".join([*lines, ""])
 
 
 def write(path: Path, text: str, owner: tuple[int, int], mode: int) -> None:

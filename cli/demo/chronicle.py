@@ -28,17 +28,22 @@ class Heard:
 
 
 class Chronicle:
-    """``narrate`` is called with a sentence for each event as it comes."""
+    """``narrate`` is called with a sentence for each event of the workspace as it comes.
 
-    def __init__(self, api: Api, narrate: Narrator) -> None:
+    What is in the log up to the position ``after`` is not part of the story.
+    """
+
+    def __init__(self, api: Api, narrate: Narrator, *, workspace: str, after: int) -> None:
         self._api = api
         self._narrate = narrate
+        self._workspace = workspace
+        self._after = after
         self._news = asyncio.Condition()
         self.heard: list[Heard] = []
 
     async def run(self) -> None:
         """Until cancelled; goes on where it was when the api is started again."""
-        async for event in self._api.stream(after=0):
+        async for event in self._api.stream(after=self._after, workspace=self._workspace):
             envelope = codec.from_cloudevent(event)
             await self._take(envelope, event["data"])
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cli import text
+from cli import compose, text
 from cli.client import Api
 from cli.commands.workspace import wait_for_endpoint
 from cli.connection import Target
 from cli.demo import files, stage, verdict
 from cli.demo.chronicle import Chronicle
 from cli.demo.control import Control
-from cli.demo.incident import PATH, WORKSPACE, Incident, Measured
+from cli.demo.incident import PATH, Incident, Measured
 from cli.demo.liar import Liar
 from cli.demo.options import FAST_POLICY, Options
 from cli.demo.show import Show
@@ -25,8 +25,6 @@ from cli.demo.stage import Stage
 from cli.endpoint import own_key, public_key, upload
 from cli.errors import CliError, UsageError
 from shared.machines import WorkspaceName
-
-NAME = WorkspaceName(WORKSPACE)
 
 
 async def run(options: Options, where: Target, show: Show) -> dict[str, Any]:
@@ -53,16 +51,20 @@ async def _in(directory: Path, options: Options, where: Target, show: Show) -> d
         set_up = await stack.enter_async_context(_stage(directory, options, where, extra))
         api = await stack.enter_async_context(Api(set_up.api_url, set_up.api_key))
         control = await stack.enter_async_context(Control(set_up.control_url))
-        chronicle = Chronicle(api, show.event)
+        # On a stack that runs for longer, what happened before is another story, and a name
+        # that was given up is not given again.
+        before = int((await api.ready())["position"])
+        name = WorkspaceName(f"demo-{before}" if before else "demo")
+        chronicle = Chronicle(api, show.event, workspace=name, after=before)
         await stack.enter_async_context(_background(chronicle.run()))
         measured = Measured()
         try:
             people = replace(where, dir=directory / "people")
-            access = await _register(options, people, api, source, show)
+            access = await _register(name, options, people, api, source, show)
             incident = Incident(
+                workspace=name,
                 options=options,
                 stage=set_up,
-                api=api,
                 control=control,
                 access=access,
                 chronicle=chronicle,
@@ -73,7 +75,9 @@ async def _in(directory: Path, options: Options, where: Target, show: Show) -> d
             await incident.play()
         except* (CliError, TimeoutError) as problems:
             measured.failure = "; ".join(_told(e) for e in problems.exceptions)
-        result = verdict.as_json(measured, await _timeline(api))
+        result = verdict.as_json(measured, await _timeline(api, name))
+        if set_up.dir is None and not options.keep:
+            await _remove(api, name, show)
         if options.keep:
             show.chapter(
                 f"left running: dumont --url {set_up.api_url} status; files in {directory}"
@@ -113,19 +117,22 @@ async def _stage(
         return
     if options.sabotage == "leave-endpoint" or (options.fault or "").startswith(("crash", "hap")):
         raise UsageError("this fault needs the embedded stack", "run it without --url")
+    connection = where.connection()
+    clouds = compose.simulated_clouds(connection.url, where.env)
     control_url = options.control_url or where.env.get("DUMONT_CONTROL_URL")
+    if not control_url and clouds is not None:
+        control_url = clouds.control_url
     if not control_url:
         raise UsageError(
             "the demo loses simulated machines: it needs the simulator's control port",
             "give --control-url, or set DUMONT_CONTROL_URL",
         )
-    connection = where.connection()
     yield Stage(
         api_url=connection.url,
         api_key=connection.key,
         control_url=control_url,
-        vast_url=where.env.get("DUMONT_VAST_URL", ""),
-        vast_key=where.env.get("DUMONT_VAST_API_KEY", ""),
+        vast_url=where.env.get("DUMONT_VAST_URL") or (clouds.vast_url if clouds else ""),
+        vast_key=where.env.get("DUMONT_VAST_API_KEY") or (clouds.vast_key if clouds else ""),
         dir=None,
     )
 
@@ -141,16 +148,18 @@ async def _background(work: Any) -> AsyncIterator[None]:
             await task
 
 
-async def _register(options: Options, where: Target, api: Api, source: Path, show: Show) -> Any:
+async def _register(
+    name: WorkspaceName, options: Options, where: Target, api: Api, source: Path, show: Show
+) -> Any:
     """Register the workspace and send its files through its endpoint, as a person would."""
     show.chapter("registering the workspace: first a standby, then its files, then a GPU")
     key = own_key(where.layout)
     policy: dict[str, object] = {} if options.real_time else {**FAST_POLICY}
     policy.update(options.policy)
     policy["ssh_keys"] = [public_key(key)]
-    body = {"name": NAME, "origin": "uploaded", "path": PATH, "policy": policy}
+    body = {"name": name, "origin": "uploaded", "path": PATH, "policy": policy}
     await api.settled(await api.register(body), timeout=30.0)
-    access = await wait_for_endpoint(api, where, NAME, key, options.patience)
+    access = await wait_for_endpoint(api, where, name, key, options.patience)
     sent = 0
 
     def through(count: int) -> None:
@@ -159,14 +168,21 @@ async def _register(options: Options, where: Target, api: Api, source: Path, sho
         show.progress(f"uploaded {text.size(sent)}")
 
     await upload(access, source, PATH, on_bytes=through)
-    await api.settled(await api.request(NAME, "uploaded"), timeout=30.0)
+    await api.settled(await api.request(name, "uploaded"), timeout=30.0)
     return access
 
 
-async def _timeline(api: Api) -> list[dict[str, Any]]:
+async def _remove(api: Api, name: WorkspaceName, show: Show) -> None:
+    """Leave a stack that is not ours as it was: without the workspace and its machines."""
+    show.chapter("removing the workspace")
+    with contextlib.suppress(CliError):
+        await api.settled(await api.remove(name), timeout=30.0)
+
+
+async def _timeline(api: Api, name: WorkspaceName) -> list[dict[str, Any]]:
     """The whole timeline in the contract's words; empty when the api is gone."""
     entries: list[dict[str, Any]] = []
     with contextlib.suppress(CliError):
-        async for page in api.timeline_pages(WORKSPACE):
+        async for page in api.timeline_pages(name):
             entries += [{"at": e["at"], "event": e["event"], "text": e["text"]} for e in page]
     return entries
