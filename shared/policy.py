@@ -1,10 +1,13 @@
 """What a user may decide about a workspace. Every duration is in seconds."""
 
+import math
 from dataclasses import dataclass, fields
 
 GIB = 1 << 30
 RESTORE_BYTES_PER_SECOND_MIN = 6_000_000
 """A restore is never given less time than its bytes need at this rate."""
+NUMBER_MAX = 366 * 86_400
+"""For every setting: in seconds a year, and no sensible price or size is larger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,19 +57,40 @@ class Policy:
     def _unusable(self) -> str | None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                continue
-            zero_allowed = field.name in {"cooldown", "search_retries"}
-            if value < 0 or (value == 0 and not zero_allowed):
-                return f"policy: {field.name} is {value}; it must be greater than 0"
+            if isinstance(value, str):
+                reason = _unusable_text(value)
+            elif isinstance(value, (int, float)) and not isinstance(value, bool):
+                zero_allowed = field.name in {"cooldown", "search_retries"}
+                reason = _unusable_number(value, zero_allowed=zero_allowed)
+            else:
+                reason = None
+            if reason:
+                return f"policy: {field.name} {reason}"
         for region in self.regions:
             if len(region) != 2 or not region.isupper():
                 return f"policy: region {region!r} is not a two-letter code such as TH, or EU"
         for key in self.ssh_keys:
-            if "\n" in key or len(key.split()) < 2:
+            if not key.isprintable() or len(key.split()) < 2:
                 return "policy: each of ssh_keys is one public key line, 'ssh-ed25519 AAAA...'"
         return None
 
     def restore_deadline(self, total_bytes: int) -> float:
         """How long a restore of so many bytes may take, in seconds."""
         return max(self.restore_timeout, total_bytes / RESTORE_BYTES_PER_SECOND_MIN)
+
+
+def _unusable_number(value: float, *, zero_allowed: bool) -> str | None:
+    # Not a number compares with nothing, and a timedelta of 1e300 seconds ends the process.
+    if not math.isfinite(value):
+        return f"is {value}; it must be a number"
+    if value < 0 or (value == 0 and not zero_allowed):
+        return f"is {value}; it must be greater than 0"
+    if value > NUMBER_MAX:
+        return f"is larger than {NUMBER_MAX}; nothing needs so much"
+    return None
+
+
+def _unusable_text(value: str) -> str | None:
+    if not value.strip() or not value.isprintable():
+        return f"is {value!r}; it must be one line of text"
+    return None

@@ -66,7 +66,6 @@ class Incident:
     say: Callable[[str], None]
     liar: Liar | None = None
     measured: Measured = field(default_factory=Measured)
-    _resumed_at: float = 0.0
 
     async def play(self) -> Measured:
         """From the first GPU to the last bill. Raises CliError where the story does not go on."""
@@ -140,8 +139,8 @@ class Incident:
         await self._sabotage_the_restore(new_gpu)
         await self._judge_the_gpu(new_gpu, began)
         await self._judge_the_writes(new_gpu, writer)
-        await self._until("RecoveryCompleted", after=back.position)
-        await self._see_the_zombie_fenced(old_gpu, began)
+        owed = await self._until("RecoveryCompleted", after=back.position)
+        await self._see_the_zombie_fenced(old_gpu, began, owed)
 
     async def _judge_the_gpu(self, new_gpu: str, began: int) -> None:
         final = await self._until("RestoreDone", after=began, final=True)
@@ -164,16 +163,14 @@ class Incident:
         self.say("the market runs the lost GPU again: a zombie")
         machine = await self.control.machine(old_gpu)
         await self.control.act(machine["id"], "resume")
-        self._resumed_at = time.monotonic()
 
-    async def _see_the_zombie_fenced(self, old_gpu: str, began: int) -> None:
-        """It ends destroyed, and soon after it was seen. If nobody looked between its return
-        and its end (an end that the completed recovery owes anyway) its return counts as seen.
+    async def _see_the_zombie_fenced(self, old_gpu: str, began: int, owed: Heard) -> None:
+        """It ends destroyed soon after it was seen, or, where nobody looked that often, soon
+        after ``owed``: a completed recovery owes the old machine's end anyway.
         """
         gone = await self._until("PrimaryFenced", after=began, machine=old_gpu, how="destroyed")
         seen = [h for h in self.chronicle.heard if h.type == "ZombieSeen" and h.position > began]
-        seen_at = _steady(seen[0]) if seen else self._resumed_at
-        self.measured.zombie_seconds = _steady(gone) - seen_at
+        self.measured.zombie_seconds = (gone.time - (seen or [owed])[0].time).total_seconds()
 
     # --- money ---------------------------------------------------------------------------------
 

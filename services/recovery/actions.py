@@ -147,7 +147,8 @@ class Actions:
     async def _provision_standby(self, state: State, effect: ProvisionStandby) -> Outcomes:
         try:
             async with asyncio.timeout(state.policy.ssh_timeout):
-                host = effect.own or await self._standby_machine(state, effect)
+                own = effect.own and await self._hosts.locate(effect.own)
+                host = own or await self._standby_machine(state, effect)
                 await self._until_answers(host)
                 await self._hosts.prepare(host, self._plan(state, Role.STANDBY, effect.epoch))
                 await self._hosts.promote(
@@ -203,10 +204,20 @@ class Actions:
     # --- a GPU -------------------------------------------------------------------------------
 
     async def _prepare_adopted(self, state: State, effect: PrepareAdopted) -> Outcomes:
-        await self._until_answers(effect.host)
+        host = await self._adopted(effect.host)
+        await self._until_answers(host)
         plan = replace(self._plan(state, Role.GPU, effect.epoch), adopted=True)
-        await self._hosts.prepare(effect.host, plan)
-        return (self._gpu_ready(state, effect.epoch, 0, effect.host),)
+        await self._hosts.prepare(host, plan)
+        return (self._gpu_ready(state, effect.epoch, 0, host),)
+
+    async def _adopted(self, host: Host) -> Host:
+        """Where the adopted GPU is: by its name, or by what its provider says."""
+        if host.provider == "ssh":
+            return await self._hosts.locate(host)
+        rental = await self._provider(host.provider).get(host.provider_id)
+        if rental is None or not rental.address:
+            raise HostUnreachableError(f"{host.provider} {host.provider_id} has no address now")
+        return replace(_host(rental), id=host.id)
 
     async def _search(self, state: State, effect: SearchOffers) -> Outcomes:
         def failed(stage: str, reason: str, hint: str = "") -> Outcomes:

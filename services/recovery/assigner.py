@@ -16,6 +16,7 @@ from services.recovery.service import Recovery
 from shared import assignments
 from shared.bus.port import Bus, BusError
 from shared.machines import WorkspaceName
+from shared.waiting import comes
 
 REPEAT_SECONDS = 10.0
 
@@ -58,9 +59,7 @@ class Assigner:
                 self._put.clear()
                 await asyncio.sleep(1.0)
                 continue
-            try:
-                await asyncio.wait_for(self._changed.wait(), REPEAT_SECONDS)
-            except TimeoutError:
+            if not await comes(self._changed, REPEAT_SECONDS):
                 self._put.clear()
 
     async def run_on_changes(self) -> None:

@@ -23,6 +23,7 @@ from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
 from services.recovery.ports import MachineProvider, Market
 from services.recovery.relay import Relay
+from services.recovery.renewer import Renewer
 from services.recovery.service import Recovery
 from services.recovery.settings import Settings
 from services.recovery.sweeper import Sweeper
@@ -78,7 +79,8 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
         )
         providers, market = _providers(settings, stack)
         keeper = _keeper(settings, service, authority)
-        actions = _actions(settings, service, authority, providers, market, keeper, lease)
+        hosts = SshHosts(authority, Gates(authority), now=clock.now)
+        actions = _actions(settings, service, authority, providers, market, hosts, keeper, lease)
         configured = {"vast": market is not None, "gce": "gce" in providers, "endpoint": True}
         assigner = Assigner(
             service,
@@ -95,6 +97,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             on_renewed=assigner.put_again,
         )
         driver = Driver(service, actions.carry_out, interval=settings.drive_interval)
+        renewer = Renewer(service, hosts, interval=settings.renew_interval, may_act=lease.term)
         sweeper = Sweeper(
             service,
             providers,
@@ -115,6 +118,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
                     driver.run(),
                     keeper.run(),
                     sweeper.run(),
+                    renewer.run(),
                     assigner.run(),
                     assigner.run_on_changes(),
                     relay.run(),
@@ -171,6 +175,7 @@ def _actions(
     authority: Authority,
     providers: dict[str, MachineProvider],
     market: Market | None,
+    hosts: SshHosts,
     keeper: Keeper,
     lease: Lease,
 ) -> Actions:
@@ -178,7 +183,7 @@ def _actions(
         service,
         providers=providers,
         gpu_market=market,
-        hosts=SshHosts(authority, Gates(authority), now=clock.now),
+        hosts=hosts,
         keeper=keeper,
         bootstrap_public_key=authority.bootstrap_public(),
         host_ca=authority.host_ca_public,

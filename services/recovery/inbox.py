@@ -12,6 +12,9 @@ from shared.bus.port import Bus, BusError, Delivery
 from shared.envelope import Envelope
 
 DURABLE = "recovery"
+UNDECIDABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a decision raises on values that nobody thought of. Decisions come before the append: what
+raised one changed nothing, and would raise it again each time it is delivered."""
 
 log = structlog.get_logger()
 
@@ -24,6 +27,10 @@ async def listen_forever(bus: Bus, recovery: Recovery) -> None:
                 await recovery.listen(_read(delivery))
             except (codec.UndecodableError, ForeignFactError) as error:
                 await _set_aside(bus, delivery, str(error))
+            except UNDECIDABLE as error:
+                log.error("an event that nothing can be decided on", subject=delivery.subject)
+                reason = f"nothing can be decided on it: {type(error).__name__}: {error}"
+                await _set_aside(bus, delivery, reason)
             else:
                 await delivery.ack()
 

@@ -5,7 +5,6 @@ restarted serves nobody until told.
 """
 
 import asyncio
-import contextlib
 
 import structlog
 
@@ -14,6 +13,7 @@ from services.recovery.domain.state import State
 from services.recovery.ports import Backend, Endpoint, EndpointError
 from services.recovery.service import Recovery
 from shared.machines import Host
+from shared.waiting import comes
 
 log = structlog.get_logger()
 
@@ -46,8 +46,7 @@ class Keeper:
                 await self.settle()
             except EndpointError as error:
                 log.warning("endpoint", reason=str(error))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._interval)
+            await comes(self._changed, self._interval)
 
     async def settle(self) -> None:
         """Set whatever differs from the state. Raises EndpointError."""

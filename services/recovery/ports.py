@@ -139,6 +139,10 @@ class Hosts(Protocol):
         """Whether sshd accepts our bootstrap key. False also while it is still booting."""
         ...
 
+    async def locate(self, host: Host) -> Host:
+        """The same host with its IP address in place of a name. Raises HostUnreachableError."""
+        ...
+
     async def prepare(self, host: Host, plan: Plan) -> None:
         """Install gate, keys and host certificate; idempotent per (host, epoch).
 

@@ -13,6 +13,7 @@ import structlog
 from shared.bus.port import Backbone, BusError, StreamState
 from shared.eventlog.port import LogUnknownError, LogWriter
 from shared.subjects import STREAM_EVENTS, event
+from shared.waiting import comes
 
 BATCH = 100
 BACKOFF = 0.25
@@ -108,7 +109,5 @@ class Relay:
         return position
 
     async def _until_news(self) -> None:
-        try:
-            await asyncio.wait_for(self._changed.wait(), self._poll)
-        except TimeoutError:
+        if not await comes(self._changed, self._poll):
             self._published = None  # a quiet moment: look whether the stream is still ours

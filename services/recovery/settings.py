@@ -37,6 +37,7 @@ class Settings:
     sweep_interval: float
     poll_interval: float
     settle_seconds: float
+    renew_interval: float
     replica: str
     ready_file: Path | None
     log_level: str
@@ -72,6 +73,7 @@ class Settings:
             sweep_interval=env.number("SWEEP_INTERVAL", 30.0),
             poll_interval=env.number("POLL_INTERVAL", 3.0),
             settle_seconds=env.number("SETTLE_SECONDS", 60.0),
+            renew_interval=env.number("RENEW_INTERVAL", 6 * 3600.0),
             replica=env.text("REPLICA", ""),
             ready_file=env.path("READY_FILE"),
             log_level=env.text("LOG_LEVEL", "INFO"),

@@ -207,10 +207,7 @@ class MemoryBus:
 
 
 async def _until(news: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(news.wait(), seconds)
-    except TimeoutError:
-        return
+    await comes(news, seconds)
 
 
 def matches(pattern: str, subject: str) -> bool:

@@ -32,6 +32,7 @@ from shared.bus.port import BusError, Delivery, StreamState
 from shared.bus.streams import CONSUMER, DURABLE_RECOVERY, KV_STREAM, KV_SUBJECT, STREAMS
 from shared.envelope import Envelope
 from shared.subjects import STATE_CHANGED, STREAM_INBOX, deadletter
+from shared.waiting import comes
 
 ANSWER_TIMEOUT = 2.0
 """Seconds to wait for one answer of the server."""
@@ -345,9 +346,7 @@ class NatsBus:
         """The next messages; an empty list after news that brought nothing, or a while without."""
         if stored := await self._read(stream, subject, place.next_sequence):
             return stored
-        try:
-            await asyncio.wait_for(news.wait(), RECHECK)
-        except TimeoutError:
+        if not await comes(news, RECHECK):
             return await self._read(stream, subject, place.next_sequence)
         news.clear()
         for pause in _STORED_LATER:
@@ -431,10 +430,7 @@ class NatsBus:
             while True:
                 news.clear()
                 yield
-                try:
-                    await asyncio.wait_for(news.wait(), RECHECK)
-                except TimeoutError:
-                    continue
+                await comes(news, RECHECK)
 
     # --- set-up ------------------------------------------------------------------------------
 

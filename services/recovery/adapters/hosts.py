@@ -3,8 +3,9 @@
 import asyncio
 import json
 import shlex
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,19 @@ class SshHosts:
         except HostError:
             return False
         return True
+
+    async def locate(self, host: Host) -> Host:
+        """HAProxy and the standby's ssh are given addresses, so that no switch waits for a name."""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host.address, host.port, type=socket.SOCK_STREAM
+            )
+        except OSError as error:
+            raise HostUnreachableError(
+                f"{host.address} is no address that is known here: {error.strerror or error}",
+                "give the host by its IP address",
+            ) from None
+        return replace(host, address=str(found[0][4][0]))
 
     async def prepare(self, host: Host, plan: Plan) -> None:
         """Install gate, keys and host certificate, and see that the gate answers with them.

@@ -451,7 +451,7 @@ def _provisioning(
 
 def _ready(state: State, event: GpuReady) -> State:
     if state.primary_adopted and state.primary and state.primary.id == event.host.id:
-        return replace(state, primary_ready=True)
+        return replace(state, primary=event.host, primary_ready=True)
     if event.attempt != state.attempt.number or state.step is not Step.WAITING_FOR_SSH:
         return state
     attempt = replace(state.attempt, host=event.host, deadline=event.restore_deadline, round=1)
