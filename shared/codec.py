@@ -130,8 +130,10 @@ def from_cloudevent(raw: Mapping[str, Any]) -> Envelope:
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         raise UndecodableError(f"envelope: {first['loc']}: {first['msg']}") from None
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UndecodableError(f"envelope: {type(error).__name__}: {error}") from None
+    except KeyError as error:
+        raise UndecodableError(f"envelope: it has no {error}") from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UndecodableError(f"envelope: {error}") from None
     if raw.get("subject") != event.workspace:
         raise UndecodableError("envelope: subject is not the workspace of the data")
     return envelope

@@ -4,10 +4,12 @@ from shared.machines import WorkspaceName
 
 STREAM_EVENTS = "DUMONT_EVENTS"
 STREAM_INBOX = "DUMONT_INBOX"
+STREAM_DEADLETTERS = "DUMONT_DEADLETTERS"
 BUCKET_STATE = "DUMONT_STATE"
 
 ALL_EVENTS = "dumont.events.>"
 ALL_INBOX = "dumont.inbox.>"
+ALL_DEADLETTERS = "dumont.deadletter.>"
 STATE_CHANGED = "dumont.state.changed"
 """Where recovery says that it has put something in the bucket: a wake-up without content."""
 

@@ -15,6 +15,7 @@ DURABLE = "recovery"
 UNDECIDABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What a decision raises on values that nobody thought of. Decisions come before the append: what
 raised one changed nothing, and would raise it again each time it is delivered."""
+REASON_LENGTH_MAX = 500
 
 log = structlog.get_logger()
 
@@ -44,13 +45,18 @@ def _read(delivery: Delivery) -> Envelope:
     return envelope
 
 
+def _one_line(reason: str) -> str:
+    """Fit for a header: it may quote what somebody sent."""
+    return "".join(c if c.isprintable() else " " for c in reason)[:REASON_LENGTH_MAX]
+
+
 async def _set_aside(bus: Bus, delivery: Delivery, reason: str) -> None:
-    log.warning("set aside", subject=delivery.subject, reason=reason)
+    log.warning("set aside", subject=delivery.subject, reason=_one_line(reason))
     try:
         await bus.publish_raw(
             subjects.deadletter("recovery"),
             delivery.body,
-            {"Dumont-Reason": reason.replace("\n", " "), "Dumont-Subject": delivery.subject},
+            {"Dumont-Reason": _one_line(reason), "Dumont-Subject": delivery.subject},
         )
     except BusError:
         await delivery.nak(1.0)

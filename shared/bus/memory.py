@@ -10,6 +10,7 @@ from shared import codec
 from shared.bus.port import BusError, Delivery, StreamState
 from shared.envelope import Envelope
 from shared.subjects import ALL_EVENTS, ALL_INBOX, STREAM_EVENTS, STREAM_INBOX
+from shared.waiting import comes
 
 RECHECK = 5.0
 _SUBJECTS = {STREAM_EVENTS: ALL_EVENTS, STREAM_INBOX: ALL_INBOX}
@@ -109,7 +110,7 @@ class MemoryBus:
                     yield [self._give(queue, message, now) for message in ready]
                     continue
                 due = min((m.due for m in queue), default=now + RECHECK)
-                await _until(news, max(due - now, 0.001) if self.connected else RECHECK)
+                await comes(news, max(due - now, 0.001) if self.connected else RECHECK)
 
     def _give(self, queue: list[_Queued], message: _Queued, now: float) -> Delivery:
         message.due = now + self.ack_wait
@@ -137,7 +138,7 @@ class MemoryBus:
                     if matches(subject, said_on) and (envelope.position or 0) > known:
                         known = envelope.position or 0
                         yield envelope
-                await _until(news, RECHECK)
+                await comes(news, RECHECK)
 
     async def request(self, subject: str, body: bytes, *, timeout: float) -> bytes:
         self._must_be_connected(subject)
@@ -171,7 +172,7 @@ class MemoryBus:
             while True:
                 news.clear()
                 yield
-                await _until(news, RECHECK)
+                await comes(news, RECHECK)
 
     async def ensure_streams(self) -> bool:
         self._must_be_connected("streams")
@@ -204,10 +205,6 @@ class MemoryBus:
             yield news
         finally:
             self._wakers.discard(news)
-
-
-async def _until(news: asyncio.Event, seconds: float) -> None:
-    await comes(news, seconds)
 
 
 def matches(pattern: str, subject: str) -> bool:

@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shared.bus.streams import DURABLE_RECOVERY, KV_STREAM, KV_SUBJECT
-from shared.subjects import ALL_EVENTS, STATE_CHANGED, STREAM_EVENTS, STREAM_INBOX
+from shared.subjects import (
+    ALL_DEADLETTERS,
+    ALL_EVENTS,
+    STATE_CHANGED,
+    STREAM_DEADLETTERS,
+    STREAM_EVENTS,
+    STREAM_INBOX,
+)
 
 ADMIN = "admin"
 SERVICES = ("health", "sync", "recovery", "api")
@@ -67,7 +74,7 @@ def _speaker(service: str, *, publish: tuple[str, ...], subscribe: tuple[str, ..
 
 def _recovery() -> Grant:
     durable = f"{STREAM_INBOX}.{DURABLE_RECOVERY}"
-    streams = (STREAM_EVENTS, STREAM_INBOX, KV_STREAM)
+    streams = (STREAM_EVENTS, STREAM_INBOX, STREAM_DEADLETTERS, KV_STREAM)
     return Grant(
         publish=(
             ALL_EVENTS,
@@ -79,6 +86,7 @@ def _recovery() -> Grant:
             *_READ_STATE,
             *_api(
                 f"STREAM.INFO.{STREAM_INBOX}",
+                f"STREAM.INFO.{STREAM_DEADLETTERS}",
                 *(f"STREAM.CREATE.{name}" for name in streams),
                 f"CONSUMER.INFO.{durable}",
                 f"CONSUMER.CREATE.{durable}",
@@ -98,12 +106,19 @@ def _recovery() -> Grant:
 
 
 def _reader() -> Grant:
-    readable = (STREAM_EVENTS, KV_STREAM)
+    readable = (STREAM_EVENTS, STREAM_DEADLETTERS, KV_STREAM)
     return Grant(
         publish=(
             *_READ_EVENTS,
             *_READ_STATE,
-            *_api("INFO", "STREAM.NAMES", "STREAM.LIST"),
+            *_api(
+                "INFO",
+                "STREAM.NAMES",
+                "STREAM.LIST",
+                f"STREAM.INFO.{STREAM_DEADLETTERS}",
+                f"DIRECT.GET.{STREAM_DEADLETTERS}",
+                f"DIRECT.GET.{STREAM_DEADLETTERS}.>",
+            ),
             *(
                 subject
                 for stream in readable
@@ -123,6 +138,7 @@ def _reader() -> Grant:
             "_INBOX.>",
             f"{inbox_prefix(READER)}.>",
             ALL_EVENTS,
+            ALL_DEADLETTERS,
             STATE_CHANGED,
             f"{KV_SUBJECT}.>",
             "dumont.telemetry.>",

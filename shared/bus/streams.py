@@ -3,7 +3,15 @@
 The words are those of the JetStream API; durations are in nanoseconds there.
 """
 
-from shared.subjects import ALL_EVENTS, ALL_INBOX, BUCKET_STATE, STREAM_EVENTS, STREAM_INBOX
+from shared.subjects import (
+    ALL_DEADLETTERS,
+    ALL_EVENTS,
+    ALL_INBOX,
+    BUCKET_STATE,
+    STREAM_DEADLETTERS,
+    STREAM_EVENTS,
+    STREAM_INBOX,
+)
 
 SECOND = 1_000_000_000
 MIB = 1 << 20
@@ -49,6 +57,21 @@ STREAMS: tuple[dict[str, object], ...] = (
         "duplicate_window": 600 * SECOND,
         "deny_delete": True,
         "deny_purge": True,
+        "num_replicas": 1,
+    },
+    {
+        # What no service could read, for people to look at. It is said with a reason in a header,
+        # so it may be larger here than where it came from.
+        "name": STREAM_DEADLETTERS,
+        "description": "what could not be read, with the reason: Dumont-Reason",
+        "subjects": [ALL_DEADLETTERS],
+        "storage": "file",
+        "retention": "limits",
+        "discard": "old",
+        "max_age": 30 * 86_400 * SECOND,
+        "max_bytes": 64 * MIB,
+        "max_msg_size": 2 * MESSAGE_BYTES_MAX,
+        "allow_direct": True,
         "num_replicas": 1,
     },
     {

@@ -57,7 +57,11 @@ def chain(
     term: int,
     at: datetime,
 ) -> list[Record]:
-    """The records that follow the head, in the order given."""
+    """The records that follow the head, in the order given.
+
+    Raises UndecodableError for an event that could not be read back: recorded once, it would keep
+    everybody from reading the log for ever.
+    """
     records: list[Record] = []
     previous = head_hash
     for offset, envelope in enumerate(envelopes, start=1):
@@ -75,6 +79,7 @@ def chain(
             prev_hash=previous,
             hash=b"",
         )
+        envelope_of(record)
         previous = digest(record)
         records.append(_hashed(record, previous))
     return records

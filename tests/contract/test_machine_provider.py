@@ -180,6 +180,14 @@ async def test_provisioning_the_same_label_again_rents_nothing_more(cloud: Cloud
     assert cloud.billed(order.label) == 1
 
 
+async def test_a_machine_that_was_just_rented_is_never_gone_whoever_looked_at_the_list(
+    cloud: Cloud,
+) -> None:
+    rental = await cloud.provider.provision(await cloud.order())
+    await cloud.provider.inventory(f"test-{cloud.name}-")
+    assert await cloud.provider.get(rental.provider_id) is not None
+
+
 async def test_a_lost_answer_ends_in_one_machine(cloud: Cloud) -> None:
     order = await cloud.order()
     cloud.clouds.fault("create-answer-lost", provider=cloud.name)

@@ -70,6 +70,7 @@ class VastProvider:
         self._unsettled: dict[MachineId, float] = {}  # label -> until when "none" is not believed
         self._settled: set[MachineId] = set()  # labels whose history this process knows
         self._rented: dict[str, Rental] = {}  # created by us, not seen in any answer yet
+        self._rented_at: dict[str, float] = {}
         self._seen: set[str] = set()
         self._missing_since: dict[str, float] = {}
         self._keys: set[str] = set()
@@ -85,9 +86,14 @@ class VastProvider:
         row = await _typed(self._client.instance(_number(provider_id)))
         if row is not None:
             return self._rental(row)
-        if provider_id in self._seen:
+        if provider_id in self._seen and not self._is_new(provider_id):
             return None
         return self._not_shown_yet(provider_id)
+
+    def _is_new(self, provider_id: str) -> bool:
+        """A machine may be in the list already and still be null by itself."""
+        rented_at = self._rented_at.get(provider_id)
+        return rented_at is not None and self._monotonic() < rented_at + self._grace
 
     async def find(self, label: MachineId) -> tuple[Rental, ...]:
         return tuple(rental for rental in await self.inventory(label) if rental.label == label)
@@ -182,6 +188,7 @@ class VastProvider:
             status_text="rented",
         )
         self._rented[rental.provider_id] = rental
+        self._rented_at[rental.provider_id] = self._monotonic()
         self._missing_since[rental.provider_id] = self._monotonic()
         return rental
 
@@ -226,7 +233,8 @@ class VastProvider:
     def _rental(self, row: Instance) -> Rental:
         provider_id = str(row.id)
         self._seen.add(provider_id)
-        self._rented.pop(provider_id, None)
+        if not self._is_new(provider_id):
+            self._rented.pop(provider_id, None)
         self._missing_since.pop(provider_id, None)
         said, address = row.said, row.ssh_address
         return Rental(
