@@ -126,6 +126,7 @@ class VastProvider:
 
     async def destroy(self, provider_id: str) -> bool:
         number = _number(provider_id)
+        self._rented_at.pop(provider_id, None)  # from here on "none" is what we want to see
         try:
             await self._client.destroy(number)
         except NotFoundError:

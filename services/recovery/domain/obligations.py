@@ -186,8 +186,8 @@ def _mode(state: State) -> SyncMode:
         return SyncMode.IDLE
     if state.serving is Serving.GPU:
         return SyncMode.MIRROR if state.primary_ready else SyncMode.IDLE
-    if state.serving is Serving.NOBODY:
-        return SyncMode.IDLE
+    if state.serving is Serving.NOBODY or not state.complete:
+        return SyncMode.IDLE  # an upload under way is sealed when it is whole
     match state.step:
         case Step.RESTORING if not state.attempt.converged:
             return SyncMode.RESTORE

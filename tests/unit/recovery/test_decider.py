@@ -64,9 +64,9 @@ def test_an_uploaded_workspace_waits_for_its_upload() -> None:
     story = Story()
     story.ask("register", path="/workspace", origin="uploaded")
     story.tell(StandbyProvisioned(workspace=WS, epoch=0, attempt=1, host=STANDBY))
-    story.sync()
-    assert story.phase() is Phase.ON_STANDBY
+    assert mode(story) is SyncMode.IDLE, "half an upload is not worth a generation"
     story.ask("uploaded")
+    assert mode(story) is SyncMode.SERVE
     story.sync(seal=0)  # begun before the upload was complete
     assert story.phase() is Phase.ON_STANDBY
     story.sync()
