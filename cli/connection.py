@@ -132,4 +132,7 @@ def _read_secret(path: Path) -> str:
     try:
         return path.read_text().strip()
     except OSError as error:
-        raise CliError(f"cannot read the key in {path}: {error.strerror}") from None
+        raise CliError(
+            f"cannot read the key in {path}: {error.strerror}",
+            "name a file that you may read with --key-file",
+        ) from None

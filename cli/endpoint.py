@@ -144,8 +144,12 @@ def public_key_line(path: Path) -> str:
     """The one line of a public key file. Raises UsageError when it is something else."""
     try:
         lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the public key {path}: {error}") from None
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the public key {path}: {error.strerror}", "give the .pub file"
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not a text file", "give the .pub file") from None
     if len(lines) != 1 or len(lines[0].split()) < 2 or "PRIVATE KEY" in lines[0]:
         raise UsageError(f"{path} is not one public key line", "give the .pub file")
     return lines[0]

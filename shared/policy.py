@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, fields
 
-GIB = 1 << 30
 RESTORE_BYTES_PER_SECOND_MIN = 6_000_000
 """A restore is never given less time than its bytes need at this rate."""
 NUMBER_MAX = 366 * 86_400
@@ -81,7 +80,7 @@ class Policy:
 
 def _unusable_number(value: float, *, zero_allowed: bool) -> str | None:
     # Not a number compares with nothing, and a timedelta of 1e300 seconds ends the process.
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}; it must be a number"
     if value < 0 or (value == 0 and not zero_allowed):
         return f"is {value}; it must be greater than 0"

@@ -68,6 +68,7 @@ def up(
             run = control.wait_ready(layout, timeout)
         else:
             control.end(layout)  # what a supervisor that was killed left behind
+            control.require_space(layout, _database(layout).home)
             settings = control.choose_ports(
                 layout, endpoint_host=endpoint_host, api_port=api_port, endpoint_ports=ports
             )
@@ -109,8 +110,12 @@ def delete(layout: Layout) -> None:
     if not layout.settings_file.exists():
         raise UsageError(f"{layout.dir} holds no stack", "nothing was deleted")
     # Under root the database may lie elsewhere, where its own account can reach it.
-    PostgresServer(layout.postgres, port=0, passwords={}).remove()
+    _database(layout).remove()
     shutil.rmtree(layout.dir)
+
+
+def _database(layout: Layout) -> PostgresServer:
+    return PostgresServer(layout.postgres, port=0, passwords={})
 
 
 def _layout(where: Target, dir: Path | None) -> Layout:

@@ -118,10 +118,24 @@ async def _add(where: Target, body: Json, files: Upload | None) -> Json:
     name = WorkspaceName(str(body["name"]))
     async with where.api() as api:
         if files is None or not await _awaits_upload(api, name):
+            await _name_our_key(api, _own_hosts(body))
             report(await api.settled(await api.register(body)), f"workspace {name}")
         if files is not None:
             await _send_files(api, where, name, files)
         return await api.workspace(name)
+
+
+def _own_hosts(body: Json) -> list[str]:
+    """The hosts of the user's own in a registration, as user@host:port."""
+    return [str(body[part]["ssh"]) for part in ("adopted", "standby") if part in body]
+
+
+async def _name_our_key(api: Api, hosts: list[str]) -> None:
+    """Say which key the stack comes with: a host that does not know it is waited for in vain."""
+    key = (await api.ready()).get("ssh_public_key") if hosts else None
+    for host in hosts if key else []:
+        user, _, place = host.rpartition("@")
+        note(f"let this key in as {user} on {place}: {str(key).strip()}")
 
 
 async def _awaits_upload(api: Api, name: WorkspaceName) -> bool:

@@ -47,10 +47,10 @@ async def _in(directory: Path, options: Options, where: Target, show: Show) -> d
             liar = Liar(directory / "liar.sock", directory / "stack" / "haproxy" / "runtime.sock")
             extra["DUMONT_HAPROXY_SOCKET"] = str(directory / "liar.sock")
             await stack.enter_async_context(_background(liar.run()))
-        show.chapter("starting the simulated clouds, NATS, Postgres, HAProxy and the four services")
-        set_up = await stack.enter_async_context(_stage(directory, options, where, extra))
+        set_up = await stack.enter_async_context(_stage(directory, options, where, extra, show))
         api = await stack.enter_async_context(Api(set_up.api_url, set_up.api_key))
         control = await stack.enter_async_context(Control(set_up.control_url))
+        await control.machines()  # nothing is asked of a stack whose clouds do not answer
         # On a stack that runs for longer, what happened before is another story, and a name
         # that was given up is not given again.
         before = int((await api.ready())["position"])
@@ -107,11 +107,12 @@ def _workspace(directory: Path, options: Options, show: Show) -> Path:
 
 @asynccontextmanager
 async def _stage(
-    directory: Path, options: Options, where: Target, extra: dict[str, str]
+    directory: Path, options: Options, where: Target, extra: dict[str, str], show: Show
 ) -> AsyncIterator[Stage]:
     """The embedded stack of the demo's own, or the one that ``--url`` names."""
     url = where.url or where.env.get("DUMONT_URL")
     if not url:
+        show.chapter("starting the simulated clouds, NATS, Postgres, HAProxy and the four services")
         async with stage.embedded(directory, options, extra) as set_up:
             yield set_up
         return

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from cli.embedded.settings import LOOPBACK, Settings, read_settings, write_setti
 from cli.errors import CliError
 
 ENDPOINT_COUNT = 10
+SPACE_MIN_BYTES = 300_000_000
+"""For an empty database with its write-ahead log, the streams, and their first growth."""
 PROJECT = str(Path(__file__).resolve().parents[2])
 """Where the packages are: found from there also when they are not installed."""
 _POLL = 0.05
@@ -61,6 +64,24 @@ def prepare_directory(layout: Layout) -> None:
         raise CliError(
             f"cannot use {layout.dir}: {error.strerror}", "choose another with --dir"
         ) from None
+
+
+def require_space(layout: Layout, *paths: Path) -> None:
+    """Raises CliError when a first start would fill the disk of one of these paths.
+
+    A stack that ran before is started whatever there is left: it may be needed just now.
+    """
+    if layout.settings_file.exists():
+        return
+    for path in (layout.dir, *paths):
+        there = next(place for place in (path, *path.parents) if place.exists())
+        free = shutil.disk_usage(there).free
+        if free < SPACE_MIN_BYTES:
+            raise CliError(
+                f"{there} has {free // 1_000_000} MB free; a stack needs "
+                f"{SPACE_MIN_BYTES // 1_000_000} MB to begin with",
+                "free some, or choose another directory with --dir",
+            )
 
 
 def running(layout: Layout) -> run_file.Run | None:
@@ -170,9 +191,7 @@ def wait_ready(
 
 
 def _complete(run: run_file.Run) -> bool:
-    expected = run.facts.get("children")
-    names = set(expected) if isinstance(expected, list) else set()
-    return names <= run.children.keys() and all(child.ready for child in run.children.values())
+    return not _missing(run) and all(child.ready for child in run.children.values())
 
 
 def _why_not(layout: Layout, run: run_file.Run | None, seconds: float) -> str:
@@ -180,11 +199,23 @@ def _why_not(layout: Layout, run: run_file.Run | None, seconds: float) -> str:
     if run is None or not processes.alive(run.supervisor):
         said = " | ".join(last_lines(layout.supervisor_log, 3))
         return f"the supervisor ended: {said or 'it said nothing'}"
-    missing = [name for name, child in run.children.items() if not child.ready]
+    missing = _missing(run)
     lines = [f"not ready after {seconds:.0f} s: {', '.join(missing)}"]
+    told = last_lines(layout.supervisor_log, 200, limit=1 << 16)
     for name in missing:
-        lines += [f"  {name}: {line}" for line in last_lines(layout.log(name), 3)]
+        # One that could not even be prepared has no log of its own.
+        failed = [line for line in told if f" {name} did not start: " in line]
+        quotes = [line.partition(" ")[2] for line in failed[-1:]]
+        quotes += [f"{name}: {line}" for line in last_lines(layout.log(name), 3)]
+        lines += [f"  {line}" for line in quotes]
     return "\n".join(lines)
+
+
+def _missing(run: run_file.Run) -> list[str]:
+    """The children that are not ready, or were never started, in the order of their dependence."""
+    expected = run.facts.get("children")
+    names = list(map(str, expected)) if isinstance(expected, list) else list(run.children)
+    return [name for name in names if name not in run.children or not run.children[name].ready]
 
 
 def end(layout: Layout) -> int:

@@ -4,6 +4,7 @@ Free ports are looked for below the range that the kernel takes for outgoing con
 that no connection of somebody else can sit on them when they are to be bound.
 """
 
+import errno
 import random
 import socket
 from collections.abc import Sequence
@@ -27,14 +28,25 @@ def parse_range(text: str) -> tuple[int, int]:
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether somebody could listen there now."""
+    """Whether somebody could listen there now.
+
+    Raises UsageError for a host that is no address of this machine.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
+        except socket.gaierror:
+            raise _not_here(host) from None
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise _not_here(host) from None
             return False
     return True
+
+
+def _not_here(host: str) -> UsageError:
+    return UsageError(f"{host} is no address of this machine", "see those it has: ip address")
 
 
 def require_free(host: str, ports: Sequence[int], option: str) -> None:

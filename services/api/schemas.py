@@ -1,5 +1,6 @@
 """What HTTP clients send and see. What a request may not hold is refused, by name."""
 
+import json
 import re
 from dataclasses import fields
 from datetime import datetime
@@ -78,11 +79,12 @@ def _overrides(values: dict[str, Any]) -> dict[str, Any]:
             meant = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
             raise ValueError(f"there is no policy setting {name!r}{meant}")
     try:
-        policy = _POLICY.validate_python(values)
+        # As JSON, because strictly: true is no number, and "3" is none either.
+        policy = _POLICY.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        reason = str(first["msg"]).removeprefix("Value error, ")
+        reason = str(first["msg"]).removeprefix("Value error, ").removeprefix("policy: ")
         raise ValueError(f"{where}: {reason}" if where else reason) from None
     whole = _POLICY.dump_python(policy, mode="json")
     return {name: whole[name] for name in values}

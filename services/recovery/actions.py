@@ -44,6 +44,7 @@ from services.recovery.ports import (
     ProviderError,
     Rental,
     RentalStatus,
+    Sighting,
 )
 from services.recovery.service import Recovery
 from shared.clock import Now
@@ -151,7 +152,7 @@ class Actions:
                 host = own or await self._standby_machine(state, effect)
                 await self._until_answers(host)
                 await self._hosts.prepare(host, self._plan(state, Role.STANDBY, effect.epoch))
-                await self._hosts.promote(
+                promotion = await self._hosts.promote(
                     host, workspace=state.workspace, epoch=effect.epoch, serve=effect.serve
                 )
         except (TimeoutError, HostUnsuitableError, ProviderError) as error:
@@ -170,7 +171,14 @@ class Actions:
                 ),
             )
         if effect.revive is not None:
-            return (StandbyRestored(workspace=state.workspace, epoch=effect.epoch, host=host),)
+            return (
+                StandbyRestored(
+                    workspace=state.workspace,
+                    epoch=effect.epoch,
+                    host=host,
+                    generation=promotion.generation,
+                ),
+            )
         return (
             StandbyProvisioned(
                 workspace=state.workspace,
@@ -319,7 +327,7 @@ class Actions:
         host = effect.host
         sighting, (rental, silent) = await asyncio.gather(
             self._hosts.look(host, workspace=state.workspace, epoch=effect.epoch),
-            self._provider_view(host),
+            self._provider_view(host, state),
         )
         event = verdict(
             state,
@@ -331,10 +339,19 @@ class Actions:
         )
         return (event,)
 
-    async def _provider_view(self, host: Host) -> tuple[Rental | None, str]:
-        """What the provider shows, or why it could not be asked."""
+    async def _provider_view(self, host: Host, state: State) -> tuple[Rental | None, str]:
+        """What the provider shows, or why it could not be asked.
+
+        A host of the user's own has no provider: the standby is the witness that it is not our
+        own network that is down.
+        """
         if host.provider == "ssh":
-            return None, ""
+            assert state.standby.host is not None
+            standby = await self._hosts.look(
+                state.standby.host, workspace=state.workspace, epoch=state.epoch
+            )
+            heard = standby is Sighting.ANSWERS
+            return None, "" if heard else "the standby does not answer us either"
         try:
             return await self._provider(host.provider).get(host.provider_id), ""
         except ProviderError as error:
@@ -436,6 +453,7 @@ class Actions:
     async def _destroy(self, provider: MachineProvider, provider_id: str) -> None:
         while not await provider.destroy(provider_id):
             await asyncio.sleep(self._pace.poll)
+            self._may_act()
 
     def _fenced(self, state: State, condemned: Condemned, provider_id: str, how: str) -> Event:
         if condemned.orphan:

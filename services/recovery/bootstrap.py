@@ -78,7 +78,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             new_id=clock.new_id,
         )
         providers, market = _providers(settings, stack)
-        keeper = _keeper(settings, service, authority)
+        keeper = _keeper(settings, service, authority, lease)
         hosts = SshHosts(authority, Gates(authority), now=clock.now)
         actions = _actions(settings, service, authority, providers, market, hosts, keeper, lease)
         configured = {"vast": market is not None, "gce": "gce" in providers, "endpoint": True}
@@ -160,13 +160,14 @@ def _providers(
     return providers, market
 
 
-def _keeper(settings: Settings, service: Recovery, authority: Authority) -> Keeper:
+def _keeper(settings: Settings, service: Recovery, authority: Authority, lease: Lease) -> Keeper:
     endpoint = HaproxyEndpoint(
         RuntimeApi(settings.haproxy_socket),
         probe_host=settings.endpoint_probe_host,
         gates=Gates(authority),
     )
-    return Keeper(service, endpoint, interval=min(1.0, settings.drive_interval))
+    interval = min(1.0, settings.drive_interval)
+    return Keeper(service, endpoint, interval=interval, may_act=lease.term)
 
 
 def _actions(

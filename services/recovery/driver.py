@@ -5,7 +5,6 @@ growing pause; one that the state gave up (a deadline passed) is cancelled.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -16,6 +15,7 @@ from services.recovery.ports import EndpointError, HostError, ProviderError
 from services.recovery.service import Recovery
 from shared.events import Event
 from shared.machines import WorkspaceName
+from shared.waiting import comes
 
 PAUSE_FIRST = 0.25
 PAUSE_MAX = 15.0
@@ -43,8 +43,7 @@ class Driver:
                 self._changed.clear()
                 await self._recovery.tick()
                 self._reconcile(group)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), self._interval)
+                await comes(self._changed, self._interval)
 
     def _reconcile(self, group: asyncio.TaskGroup) -> None:
         owed = {

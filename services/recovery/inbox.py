@@ -29,7 +29,6 @@ async def listen_forever(bus: Bus, recovery: Recovery) -> None:
             except (codec.UndecodableError, ForeignFactError) as error:
                 await _set_aside(bus, delivery, str(error))
             except UNDECIDABLE as error:
-                log.error("an event that nothing can be decided on", subject=delivery.subject)
                 reason = f"nothing can be decided on it: {type(error).__name__}: {error}"
                 await _set_aside(bus, delivery, reason)
             else:

@@ -5,6 +5,7 @@ restarted serves nobody until told.
 """
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -19,18 +20,27 @@ log = structlog.get_logger()
 
 
 class Keeper:
-    """The one hand on the endpoint. ``interval`` in seconds."""
+    """The one hand on the endpoint. ``interval`` in seconds; ``may_act`` raises without a lease."""
 
-    def __init__(self, recovery: Recovery, driver: Endpoint, *, interval: float) -> None:
+    def __init__(
+        self,
+        recovery: Recovery,
+        driver: Endpoint,
+        *,
+        interval: float,
+        may_act: Callable[[], object],
+    ) -> None:
         self._recovery = recovery
         self._endpoint = driver
         self._interval = interval
+        self._may_act = may_act
         self._changed = recovery.changes()
         self._one_hand = asyncio.Lock()
 
     async def point(self, port: int, backend: Backend | None) -> None:
         """Switch one port now. Raises EndpointError."""
         async with self._one_hand:
+            self._may_act()
             await self._endpoint.point(port, backend)
 
     async def sees(self, port: int, host: Host, state: State, epoch: int) -> bool:
@@ -55,9 +65,15 @@ class Keeper:
             for port, backend in leads.items():
                 # Asked for each port anew: the state may have moved on meanwhile.
                 wanted = self._wanted(port)
-                if wanted is not Leave.ALONE and wanted != backend:
-                    log.info("endpoint", port=port, leads_to=str(wanted), was=str(backend))
+                if wanted is Leave.ALONE or wanted == backend:
+                    continue
+                log.info("endpoint", port=port, leads_to=str(wanted), was=str(backend))
+                try:
+                    self._may_act()
                     await self._endpoint.point(port, wanted)
+                except EndpointError as error:
+                    # One that cannot be pointed does not hold up the others.
+                    log.warning("endpoint", port=port, reason=str(error))
 
     def _wanted(self, port: int) -> Backend | Leave | None:
         for folded in self._recovery.states.values():

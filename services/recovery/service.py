@@ -29,6 +29,7 @@ from shared.machines import MachineId, WorkspaceName
 
 APPEND_TRIES_MAX = 20
 PAGE = 1000
+LOG_RETRY_SECONDS = 0.5
 SOURCE = "recovery"
 QUIET = {Phase.UNREGISTERED, Phase.SYNCING, Phase.REMOVED}
 
@@ -152,28 +153,28 @@ class Recovery:
         workspace = fact.event.workspace
         async with self._one_writer:
             for _ in range(APPEND_TRIES_MAX):
-                if await self._log.known({fact.id}):
-                    await self._catch_up(workspace)
-                    return
-                folded = self._get(workspace)
-                if not still_wanted(folded.state):
-                    return
-                written = self._with_what_follows(folded, fact)
                 try:
+                    if await self._log.known({fact.id}):
+                        return await self._catch_up(workspace)
+                    folded = self._get(workspace)
+                    if not still_wanted(folded.state):
+                        return None
                     recorded = await self._log.append(
-                        written, term=self._term(), expected_version=folded.version
+                        self._with_what_follows(folded, fact),
+                        term=self._term(),
+                        expected_version=folded.version,
                     )
                 except (WrongVersionError, LogUnknownError) as error:
                     # Somebody else wrote, or our own append may have happened: the log knows.
                     log.warning("append not confirmed", workspace=workspace, reason=str(error))
-                    await self._catch_up(workspace)
+                    await self._until_caught_up(workspace)
                     continue
                 for envelope in recorded:
                     self._take(envelope)
                     if isinstance(envelope.event, ProvisionRequested):
                         self._intended.add(envelope.event.label)
                 self._tell()
-                return
+                return None
         raise WrongVersionError(f"workspace {workspace}: gave up after {APPEND_TRIES_MAX} tries")
 
     def _with_what_follows(self, folded: Folded, fact: Envelope) -> list[Envelope]:
@@ -202,6 +203,16 @@ class Recovery:
                     )
                 )
         return written
+
+    async def _until_caught_up(self, workspace: WorkspaceName) -> None:
+        """As long as the lease is ours. Raises LeaseLostError."""
+        while True:
+            self._term()
+            try:
+                return await self._catch_up(workspace)
+            except LogUnknownError as error:
+                log.warning("the log does not answer", reason=str(error))
+                await asyncio.sleep(LOG_RETRY_SECONDS)
 
     async def _catch_up(self, workspace: WorkspaceName) -> None:
         while page := await self._log.read_workspace(

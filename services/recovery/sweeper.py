@@ -9,6 +9,7 @@ from services.recovery.domain.decider import workspace_of
 from services.recovery.domain.sweep import zombie
 from services.recovery.ports import MachineProvider, ProviderError
 from services.recovery.service import Recovery
+from shared.machines import WorkspaceName
 
 log = structlog.get_logger()
 
@@ -46,5 +47,14 @@ class Sweeper:
             if workspace is None or workspace not in self._recovery.states:
                 log.warning("machine of an unknown workspace", label=rental.label)
                 continue
-            if event := zombie(self._recovery.state(workspace), rental):
-                await self._recovery.observe(event)
+            if zombie(self._recovery.state(workspace), rental) is not None:
+                await self._look_again(provider, workspace, rental.provider_id)
+
+    async def _look_again(
+        self, provider: MachineProvider, workspace: WorkspaceName, provider_id: str
+    ) -> None:
+        """A listing may be older than what was done since: only a fresh answer counts."""
+        rental = await provider.get(provider_id)
+        event = zombie(self._recovery.state(workspace), rental) if rental else None
+        if event is not None:
+            await self._recovery.observe(event)

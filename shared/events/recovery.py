@@ -241,11 +241,15 @@ class StandbyLost(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandbyRestored(Event):
-    """A standby is back in place (the same or a new one) and is being seeded."""
+    """A standby is back in place (the same or a new one) and is being seeded.
+
+    ``generation`` is the newest one that it holds: empty when its store is empty.
+    """
 
     type: ClassVar[str] = "StandbyRestored"
 
     host: Host
+    generation: str = ""
 
 
 # --- failover --------------------------------------------------------------------------------

@@ -1,17 +1,23 @@
 """The gate: the one program of ours that runs on hosts, and the names by which it is asked.
 
-``gate.py`` is never imported by the services: recovery copies its source to each host, where it
-stands alone on the standard library of whatever Python is there.
+The services never import the program: recovery copies it to each host as one file, where it stands
+alone on the standard library of whatever Python is there.
 """
 
+import io
 from enum import StrEnum
 from pathlib import Path
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
-SOURCE = Path(__file__).with_name("gate.py")
-"""The program itself, as it is copied to hosts."""
+PROGRAM = Path(__file__).with_name("program")
+"""The modules of the program."""
 
-INSTALLED_AT = "/opt/dumont/gate.py"
-"""Where it lives on a host."""
+INSTALLED_AT = "/opt/dumont/gate.pyz"
+"""Where it lives on a host, as one file that Python runs."""
+
+_PACKAGE = "gate"
+_START = f"import sys\n\nfrom {_PACKAGE}.main import main\n\nsys.exit(main())\n"
+_WRITTEN = (1980, 1, 1, 0, 0, 0)
 
 
 class Verb(StrEnum):
@@ -32,5 +38,16 @@ class Verb(StrEnum):
 
 
 def source() -> bytes:
-    """The program's text, to be written to ``INSTALLED_AT`` on a host."""
-    return SOURCE.read_bytes()
+    """The program as one zip file, to be written to ``INSTALLED_AT`` on a host.
+
+    The same modules give the same bytes wherever this runs: no times, no owners, no compression.
+    """
+    modules = {f"{_PACKAGE}/{path.name}": path.read_bytes() for path in PROGRAM.glob("*.py")}
+    packed = io.BytesIO()
+    with ZipFile(packed, "w", ZIP_STORED) as archive:
+        for name, text in sorted({"__main__.py": _START.encode(), **modules}.items()):
+            entry = ZipInfo(name, _WRITTEN)
+            entry.create_system = 3  # Unix, also where this runs on something else
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, text)
+    return packed.getvalue()

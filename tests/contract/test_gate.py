@@ -116,7 +116,7 @@ async def test_people_on_the_standby_can_write_their_tree_and_nothing_else(
         f"cat /var/lib/dumont/generations/{standby.generations[0]}/tree/mine",
         "echo 9 > /var/lib/dumont/epoch",
         "echo 9 > /etc/dumont/keys/workspace",
-        "echo 9 >> /opt/dumont/gate.py",
+        "echo 9 >> /opt/dumont/gate.pyz",
         "touch /var/lib/dumont/live/frozen.json",
         "rm -f /workspace",
     ):
@@ -131,7 +131,7 @@ async def test_a_client_that_goes_away_takes_its_job_with_it(hosts: Lab) -> None
     pull.cancel()
     with suppress(asyncio.CancelledError):
         await pull
-    await until(lambda: not programs(standby, b"rsync") and not programs(standby, b"gate.py"))
+    await until(lambda: not programs(standby, b"rsync") and not programs(standby, b"gate.pyz"))
     assert standby.generations == []
 
 
@@ -141,7 +141,7 @@ async def test_what_a_killed_gate_left_running_is_ended_by_the_next_job(hosts: L
         os.kill(pid, signal.SIGSTOP)  # so that it cannot notice by itself
     stopped = set(programs(standby, b"rsync"))
     assert stopped
-    for pid in programs(standby, b"gate.py"):
+    for pid in programs(standby, b"gate.pyz"):
         os.kill(pid, signal.SIGKILL)
     await asyncio.gather(pull, return_exceptions=True)
     await hosts.ask(standby, PROMOTE, 0, "promote", {"epoch": 0, "serve": True})
@@ -195,7 +195,7 @@ async def slow_pull(hosts: Lab) -> tuple[LabHost, asyncio.Task[object]]:
     pull: asyncio.Task[object] = asyncio.create_task(hosts.pull(standby, gpu, 0))
     await until(lambda: any((standby.store / "staging").glob("*/tree/.big.*")))
     assert programs(standby, b"rsync")
-    assert programs(standby, b"gate.py")
+    assert programs(standby, b"gate.pyz")
     return standby, pull
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from services.recovery.adapters.authority import Authority
 from services.recovery.adapters.gates import Gates
-from services.recovery.adapters.hosts import GATE_PATH, HostTimeouts, SshHosts
+from services.recovery.adapters.hosts import HostTimeouts, SshHosts
 from services.recovery.ports import (
     HostUnreachableError,
     HostUnsuitableError,
@@ -21,7 +21,7 @@ from services.recovery.ports import (
     Promotion,
     Sighting,
 )
-from shared import clock, ssh
+from shared import clock, gate, ssh
 from shared.certificates import CertificateRequest, CertificateRole
 from shared.machines import Host, MachineId, Role, WorkspaceName
 from shared.policy import Policy
@@ -156,8 +156,7 @@ class TestAPreparedMachine:
         async with machine(tmp_path, ca) as (fresh, host):
             await hosts.prepare(host, plan(role))
             assert await hosts.look(host, workspace=WORKSPACE, epoch=0) is Sighting.ANSWERS
-            source = (fresh.root / GATE_PATH.lstrip("/")).read_bytes()
-            assert source == Path(ssh.__file__).with_name("gate").joinpath("gate.py").read_bytes()
+            assert (fresh.root / gate.INSTALLED_AT.lstrip("/")).read_bytes() == gate.source()
             assert await hosts.answers(host), "it can be prepared again for the next epoch"
 
     async def test_prepared_again_keeps_its_key_and_answers_for_the_new_epoch(
@@ -244,7 +243,7 @@ async def test_a_missing_rsync_is_installed_where_the_host_has_debians_tools(
     ) as (fresh, host):
         await hosts.prepare(host, plan(Role.GPU))
         assert (fresh.root / "opt/tools/rsync").is_symlink()
-        assert (fresh.root / GATE_PATH.lstrip("/")).exists()
+        assert (fresh.root / gate.INSTALLED_AT.lstrip("/")).exists()
 
 
 class TestAStandby:

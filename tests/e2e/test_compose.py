@@ -82,9 +82,9 @@ def stack(
 ) -> Iterator[Stack]:
     """The stack, up without profile and without any key; taken down with all that it kept."""
     if not engine_answers():
-        reporter = request.config.pluginmanager.getplugin("terminalreporter")
-        if reporter is not None:
-            reporter.write_line(f"\n##### {NO_ENGINE} #####", red=True, bold=True)
+        capture = request.config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            print(f"\n##### {NO_ENGINE} #####", file=sys.stderr, flush=True)
         pytest.skip(NO_ENGINE)
     stack = described(tmp_path_factory.mktemp("compose"))
     try:

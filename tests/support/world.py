@@ -296,7 +296,7 @@ class World:
         )
         self.recovery = recovery
         await recovery.load()
-        keeper = Keeper(recovery, self.endpoint, interval=1.0)
+        keeper = Keeper(recovery, self.endpoint, interval=1.0, may_act=lambda: None)
         actions = Actions(
             recovery,
             providers={"vast": self.vast, "gce": self.gce},

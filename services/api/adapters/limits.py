@@ -4,6 +4,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY_BYTES_MAX = 64 * 1024
+DISCARDED_BYTES_MAX = 16 * 1024 * 1024
+"""So much of a body that is too large is still read: who is cut off while sending never sees why.
+"""
 
 _TOO_LARGE = (
     b'{"type":"urn:dumont:problem:too-large","title":"Content Too Large","status":413,'
@@ -21,16 +24,18 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body, more = b"", scope["method"] not in {"GET", "HEAD"}
+        body, size, more = b"", 0, scope["method"] not in {"GET", "HEAD"}
         while more:
             message = await receive()
             if message["type"] != "http.request":
                 return  # the client is gone
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > BODY_BYTES_MAX:
-                await _refuse(send)
-                return
+            part = message.get("body", b"")
+            size += len(part)
+            body = body + part if size <= BODY_BYTES_MAX else b""
+            more = message.get("more_body", False) and size <= DISCARDED_BYTES_MAX
+        if size > BODY_BYTES_MAX:
+            await _refuse(send)
+            return
         if scope["method"] in {"GET", "HEAD"}:
             await self._app(scope, receive, send)
         else:

@@ -14,6 +14,7 @@ from services.api.schemas import Problem
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:dumont:problem:"
+SEND_JSON = "send one JSON object with Content-Type: application/json"
 
 
 class ProblemError(Exception):
@@ -100,6 +101,8 @@ def _of_status(request: Request, error: HTTPException) -> ProblemError:
     detail, hint = str(error.detail), "see /docs for what there is"
     if status is HTTPStatus.NOT_FOUND:
         detail = f"there is nothing at {request.url.path}"
+    if status is HTTPStatus.BAD_REQUEST:  # what the JSON parser itself gave up on
+        detail, hint = "the body is no JSON that can be read", SEND_JSON
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.url.path} does not take {request.method}"
     slug = status.phrase.lower().replace(" ", "-")
@@ -112,15 +115,16 @@ def _as_problem(errors: Sequence[Any]) -> ProblemError:
             HTTPStatus.BAD_REQUEST,
             "not-json",
             "the body is not JSON",
-            hint="send one JSON object with Content-Type: application/json",
+            hint=SEND_JSON,
         )
     found = [{"where": _where(error["loc"]), "problem": _reason(error)} for error in errors]
     told = "; ".join(f"{item['where']}: {item['problem']}" for item in found)
+    no_object = any(error["type"] == "model_attributes_type" for error in errors)
     return ProblemError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid",
         f"the request cannot be taken: {told}",
-        hint="correct what is listed in errors; /docs describes every field",
+        hint=SEND_JSON if no_object else "correct what is listed in errors; see /docs",
         errors=found,
     )
 

@@ -22,13 +22,10 @@ from services.recovery.ports import (
     Promotion,
     Sighting,
 )
-from shared import ssh
+from shared import gate, ssh
 from shared.certificates import CertificateRole
 from shared.clock import Now
 from shared.machines import Host, Role, WorkspaceName
-
-GATE_PATH = "/opt/dumont/gate.py"
-GATE_SOURCE = Path(ssh.__file__).with_name("gate") / "gate.py"
 
 GPU_CERTIFICATE = timedelta(hours=24)
 STANDBY_CERTIFICATE = timedelta(days=30)
@@ -51,10 +48,11 @@ if [ -n "$missing" ] && command -v apt-get >/dev/null 2>&1; then
 fi
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' </dev/null || exit {_NO_PYTHON}
 command -v rsync >/dev/null 2>&1 || exit {_NO_RSYNC}
-mkdir -p {Path(GATE_PATH).parent} || exit {_NOT_WRITTEN}
-new={GATE_PATH}.$$
+mkdir -p {Path(gate.INSTALLED_AT).parent} || exit {_NOT_WRITTEN}
+new={gate.INSTALLED_AT}.$$
 trap 'rm -f "$new"' EXIT
-cat >"$new" && [ "$(wc -c <"$new")" -eq SIZE ] && mv -f "$new" {GATE_PATH} || exit {_NOT_WRITTEN}
+cat >"$new" && [ "$(wc -c <"$new")" -eq SIZE ] || exit {_NOT_WRITTEN}
+mv -f "$new" {gate.INSTALLED_AT} || exit {_NOT_WRITTEN}
 """
 
 _UNSUITABLE = {
@@ -71,7 +69,7 @@ _UNSUITABLE = {
         "install rsync on the host, or choose an image that has it",
     ),
     _NOT_WRITTEN: (
-        f"the gate cannot be written to {GATE_PATH}",
+        f"the gate cannot be written to {gate.INSTALLED_AT}",
         "make room on the host's disk, or choose a host whose /opt can be written",
     ),
 }
@@ -120,19 +118,27 @@ class SshHosts:
         *,
         now: Now,
         timeouts: HostTimeouts | None = None,
-        gate_source: Path = GATE_SOURCE,
     ) -> None:
         self._authority = authority
         self._gates = gates
         self._now = now
         self._timeouts = timeouts or HostTimeouts()
-        self._gate_source = gate_source
 
     async def answers(self, host: Host) -> bool:
-        """Whether sshd accepts our bootstrap key. False also while it is still booting."""
+        """Whether sshd accepts our bootstrap key. False also while it is still booting.
+
+        Raises HostUnsuitableError for a host of the user's own that lives and refuses the key:
+        nobody puts it there but the user.
+        """
         try:
             await self._root(host, "true", timeout=self._timeouts.login)
-        except HostError:
+        except HostError as error:
+            if host.provider == "ssh" and isinstance(error.__cause__, ssh.HostRefusedUsError):
+                raise HostUnsuitableError(
+                    f"{host.user}@{host.address}:{host.port} does not let us in",
+                    f"add this line to the authorized_keys of {host.user} there: "
+                    f"{self._authority.bootstrap_public().strip()}",
+                ) from error
             return False
         return True
 
@@ -234,10 +240,10 @@ class SshHosts:
 
     async def _push_gate(self, host: Host) -> str:
         """Bring the gate to the host; returns the host key that this preparation is bound to."""
-        source = self._gate_source.read_bytes()
-        command = f"sh -c {shlex.quote(_PREFLIGHT.replace('SIZE', str(len(source))))}"
+        program = gate.source()
+        command = f"sh -c {shlex.quote(_PREFLIGHT.replace('SIZE', str(len(program))))}"
         done = await self._root(
-            host, command, stdin=source, timeout=self._timeouts.preflight, ends=_UNSUITABLE
+            host, command, stdin=program, timeout=self._timeouts.preflight, ends=_UNSUITABLE
         )
         return done.host_key
 
@@ -258,7 +264,7 @@ class SshHosts:
         }
         done = await self._root(
             host,
-            f"python3 {GATE_PATH} install",
+            f"python3 -I -S {gate.INSTALLED_AT} install",
             stdin=json.dumps(request).encode(),
             timeout=self._timeouts.install,
             host_key=host_key,

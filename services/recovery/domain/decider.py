@@ -29,6 +29,7 @@ from shared.events.recovery import (
     RecoveryHalted,
     RecoveryStarted,
     StandbyLost,
+    StandbyRestored,
     SyncResumed,
     WaitEnded,
     WaitScheduled,
@@ -96,12 +97,14 @@ def decide(state: State, event: Event, context: Context) -> tuple[Event, ...]:
             return (_request_standby(state, context),)
         case ProvisionFailed(role=Role.STANDBY):
             return (_wait(state, now, Role.STANDBY, state.standby.attempt, event.reason),)
-        case ThresholdReached(role=Role.STANDBY, machine=machine):
+        case ThresholdReached(role=Role.STANDBY, machine=machine) if event.epoch == state.epoch:
             return _standby_suspected(state, machine, event.reason)
         case ThresholdReached(role=Role.GPU):
             return _gpu_suspected(state, now)
         case FailoverCompleted() if state.phase is Phase.ON_STANDBY:
             return _start_recovery(state, "the GPU was lost")
+        case StandbyRestored() if state.serving is Serving.STANDBY and not state.generation:
+            return _halt_without_data(state)
         case WorkspaceResumed() if state.phase is Phase.ON_STANDBY:
             return _start_recovery(state, "automatic recovery is on again")
         case SyncCompleted():
@@ -209,6 +212,21 @@ def _start_recovery(state: State, reason: str) -> tuple[Event, ...]:
     return (RecoveryStarted(workspace=state.workspace, epoch=state.epoch, reason=reason),)
 
 
+def _halt_without_data(state: State) -> tuple[Event, ...]:
+    """The standby served and came back empty: an empty tree must not be restored to a GPU."""
+    if not state.complete or state.phase not in {Phase.ON_STANDBY, Phase.RECOVERING}:
+        return ()
+    return (
+        RecoveryHalted(
+            workspace=state.workspace,
+            epoch=state.epoch,
+            reason="the standby lost its disk while it served: it holds no generation any more",
+            hint="the disk of the GPU that was lost may still have the data: fetch it before "
+            "'dumont recover', which goes on with an empty workspace",
+        ),
+    )
+
+
 def _synced(state: State) -> tuple[Event, ...]:
     if state.phase is Phase.SYNCING and state.resume_owed:
         assert state.primary is not None
@@ -230,9 +248,7 @@ def _synced(state: State) -> tuple[Event, ...]:
 
 def _wait(state: State, now: datetime, role: Role, attempt: int, reason: str) -> Event:
     misses = attempt - 1 if role is Role.STANDBY else state.misses
-    policy = state.policy
-    doublings = min(max(0, misses - policy.search_retries), 16)
-    seconds = min(policy.search_retry_wait * 2**doublings, policy.search_wait_max)
+    seconds = _grown(state, misses - state.policy.search_retries)
     return WaitScheduled(
         workspace=state.workspace,
         epoch=state.epoch,
@@ -241,6 +257,13 @@ def _wait(state: State, now: datetime, role: Role, attempt: int, reason: str) ->
         until=now + timedelta(seconds=seconds),
         reason=reason,
     )
+
+
+def _grown(state: State, doublings: int) -> float:
+    """A wait in seconds that doubles up to the policy's longest."""
+    policy = state.policy
+    factor = float(2 ** max(0, min(doublings, 16)))
+    return min(policy.search_retry_wait * factor, policy.search_wait_max)
 
 
 def _after_a_miss(state: State, event: ProvisionFailed, now: datetime) -> tuple[Event, ...]:
@@ -268,8 +291,8 @@ def _after_a_pass(
         given_up = event.candidate_lost or attempt.failures >= RESTORE_FAILURES_MAX
         return (_attempt_failed(state, "restore", event.reason),) if given_up else ()
     if event.final:
-        if state.step is not Step.LAST_DELTA:
-            return ()
+        if state.step is not Step.LAST_DELTA or event.round != attempt.round:
+            return ()  # a last pass of an earlier freeze: people have written since
         return (
             FailbackVerified(
                 workspace=state.workspace,
@@ -287,7 +310,7 @@ def _freeze_if_converged(state: State, now: datetime) -> tuple[Event, ...]:
     waiting = state.wait_until is not None and now < state.wait_until
     if state.step is not Step.RESTORING or not attempt.converged or waiting:
         return ()
-    if attempt.host is None or state.standby.thaw_owed:
+    if attempt.host is None or state.standby.thaw_owed or state.standby.lost:
         return ()
     return (
         FailbackStarted(
@@ -370,18 +393,21 @@ def _deadline_over(state: State, now: datetime) -> tuple[Event, ...]:
         Step.LAST_DELTA: lambda: _abort(state, now, "the last delta did not end in time"),
         Step.SWITCHING: lambda: _take_over_again(state),
     }
+    if state.step is Step.SWITCHING and state.standby.lost:
+        return ()  # there is nobody to take over: the switch is all there is
     return (late[state.step](),) if state.step in late else ()
 
 
 def _abort(state: State, now: datetime, reason: str) -> Event:
     restore = state.policy.restore_deadline(state.generation_bytes)
+    pause = _grown(state, state.attempt.aborts)
     return FailbackAborted(
         workspace=state.workspace,
         epoch=state.epoch,
         attempt=state.attempt.number,
         reason=reason,
-        retry_at=now + timedelta(seconds=state.policy.search_retry_wait),
-        restore_deadline=now + timedelta(seconds=restore + state.policy.search_retry_wait),
+        retry_at=now + timedelta(seconds=pause),
+        restore_deadline=now + timedelta(seconds=restore + pause),
     )
 
 
@@ -397,8 +423,12 @@ def _take_over_again(state: State) -> Event:
 
 def _recheck_over(state: State, now: datetime) -> tuple[Event, ...]:
     suspicion = state.suspicion
-    if suspicion is None or suspicion.recheck_at is None or now < suspicion.recheck_at:
+    if suspicion is None or (suspicion.recheck_at is not None and now < suspicion.recheck_at):
         return ()
-    if reason := failover_limitation(state, now=now):
-        return (_refuse(state, now, reason),)
+    reason = failover_limitation(state, now=now)
+    if suspicion.recheck_at is None:
+        # Either we are looking already, or something came in between that forbids it.
+        return (_refuse(state, now, reason),) if reason else ()
+    if reason:
+        return ()  # said once; looked at again by itself as soon as it may be
     return (WaitEnded(workspace=state.workspace, epoch=state.epoch, role=Role.GPU, attempt=0),)

@@ -54,7 +54,7 @@ from shared.events.recovery import (
     WorkspaceResumed,
     ZombieSeen,
 )
-from shared.events.sync import RestoreDone, RestoreFailed, SyncCompleted
+from shared.events.sync import GenerationHeld, RestoreDone, RestoreFailed, SyncCompleted
 from shared.machines import Host, Role, WorkspaceName
 
 
@@ -77,7 +77,7 @@ def evolve(state: State, event: Event) -> State:
         case WorkspaceResumed():
             return replace(state, paused=False)
         case GenerationAccepted():
-            return replace(state, accept_shrink=True)
+            return replace(state, held=False, accept_shrink=True)
         case RequestAccepted(verb="uploaded"):
             return replace(state, complete=True, seal=state.seal + 1)
 
@@ -153,7 +153,7 @@ def evolve(state: State, event: Event) -> State:
         case WaitEnded(role=Role.GPU):
             suspicion = state.suspicion and replace(state.suspicion, recheck_at=None)
             return replace(state, wait_until=None, suspicion=suspicion)
-        case RecoveryHalted() if state.phase is Phase.RECOVERING:
+        case RecoveryHalted() if state.phase in {Phase.RECOVERING, Phase.ON_STANDBY}:
             return replace(
                 _attempt_ended(state), phase=Phase.HALTED, step=Step.NONE, reason=event.reason
             )
@@ -181,6 +181,8 @@ def evolve(state: State, event: Event) -> State:
             return _failed_back(state, event)
 
         # --- sync
+        case GenerationHeld():
+            return replace(state, held=True)
         case SyncCompleted():
             return _synced(state, event)
         case SyncResumed():
@@ -201,6 +203,7 @@ def _registered(state: State, event: WorkspaceRegistered) -> State:
         endpoint_port=event.endpoint_port,
         primary=event.adopted,
         primary_adopted=adopted,
+        adopted=event.adopted,
         standby=StandbyState(own=event.standby),
         complete=adopted,
     )
@@ -273,14 +276,17 @@ def _fenced(state: State, event: Event) -> State:
             )
         case ZombieSeen():
             served = any(c.machine == event.machine and not c.orphan for c in state.condemned)
+            known = [c for c in state.condemned if c.provider_id == event.provider_id]
             others = (c for c in state.condemned if c.provider_id != event.provider_id)
+            kept_alive = any(c.keep for c in known)
             zombie = Condemned(
                 machine=event.machine,
                 provider=event.provider,
                 provider_id=event.provider_id,
-                end=End.DESTROY,
+                end=End.STOP if kept_alive else End.DESTROY,
                 orphan=not served,
                 reason=event.reason,
+                keep=kept_alive,
             )
             kept = (*others, zombie)
         case RecoveryCompleted():
@@ -297,15 +303,17 @@ def _fenced(state: State, event: Event) -> State:
 def _failing_over(state: State) -> State:
     if state.phase is not Phase.SYNCING and state.step is not Step.SWITCHING:
         return state
-    lost = _attempt_ended(state)  # a GPU lost during the switch was still a candidate
-    condemned = lost.condemned
+    lost = replace(state, attempt=Attempt())
+    condemned = state.condemned
+    if state.attempt.host is not None:
+        # Lost during the switch: people may have written there since the endpoint moved.
+        condemned += (condemn(state.attempt.host, End.STOP, "it did not answer after the switch"),)
     if state.primary is not None and state.primary.provider != "ssh":
         keep = state.primary_adopted
         condemned += (condemn(state.primary, End.STOP, "it was the primary", keep=keep),)
     return replace(
         lost,
-        epoch=state.epoch + 1,
-        attempt=Attempt(),  # labels carry the epoch: numbers begin anew with it
+        epoch=state.epoch + 1,  # labels carry it: attempts are numbered anew in each
         phase=Phase.FAILING_OVER,
         step=Step.NONE,
         serving=Serving.NOBODY,
@@ -319,10 +327,9 @@ def _failing_over(state: State) -> State:
 
 
 def _standby_provisioned(state: State, event: StandbyProvisioned) -> State:
-    first_data_there = state.origin == "empty"
+    first_data_there = state.origin == "empty" and not state.complete
     return replace(
-        state,
-        standby=replace(state.standby, host=event.host, lost="", wait_until=None),
+        _with_standby(state, event.host, state.generation),
         serving=Serving.STANDBY if state.serving is Serving.NOBODY else state.serving,
         complete=state.complete or first_data_there,
         seal=state.seal + 1 if first_data_there else state.seal,
@@ -331,7 +338,10 @@ def _standby_provisioned(state: State, event: StandbyProvisioned) -> State:
 
 def _standby_attempt_failed(state: State, event: ProvisionFailed) -> State:
     standby = state.standby
-    next_one = replace(standby, attempt=standby.attempt + 1, label=None, host=None)
+    if standby.host is not None:
+        # It served before and may hold the only copy: it is tried again, never given up.
+        return replace(state, standby=replace(standby, attempt=standby.attempt + 1))
+    next_one = replace(standby, attempt=standby.attempt + 1, label=None)
     if standby.label is None or standby.own is not None:
         return replace(state, standby=next_one)
     abandoned = Condemned(
@@ -346,13 +356,19 @@ def _standby_attempt_failed(state: State, event: ProvisionFailed) -> State:
 
 
 def _standby_restored(state: State, event: StandbyRestored) -> State:
-    same = state.standby.host is not None and state.standby.host.id == event.host.id
+    return _with_standby(state, event.host, event.generation)
+
+
+def _with_standby(state: State, host: Host, generation: str) -> State:
+    """A machine in place of another starts with an empty store, whatever was in the old one."""
+    before = state.standby.host
+    same = before is None or (before.id, before.provider_id) == (host.id, host.provider_id)
+    holds = generation if same else ""
     return replace(
         state,
-        standby=replace(state.standby, host=event.host, lost="", wait_until=None),
-        # A new machine starts with an empty store.
-        generation=state.generation if same else "",
-        generation_bytes=state.generation_bytes if same else 0,
+        standby=replace(state.standby, host=host, lost="", wait_until=None),
+        generation=holds,
+        generation_bytes=state.generation_bytes if holds else 0,
     )
 
 
@@ -417,8 +433,15 @@ def _attempt_failed(state: State, event: ProvisionFailed) -> State:
         step=Step.SEARCHING,
         misses=state.misses + 1,
         wait_until=None,
-        excluded=state.excluded | {blamed} if blamed else state.excluded,
+        excluded=_excluded(state, event, blamed),
     )
+
+
+def _excluded(state: State, event: ProvisionFailed, blamed: str) -> frozenset[str]:
+    """Machines that failed are passed over, until there is nothing else left."""
+    if event.stage == "search":
+        return frozenset()
+    return state.excluded | {blamed} if blamed else state.excluded
 
 
 def _provisioning(
@@ -461,6 +484,8 @@ def _ready(state: State, event: GpuReady) -> State:
 def _restored(state: State, event: RestoreDone | RestoreFailed) -> State:
     attempt = state.attempt
     if isinstance(event, RestoreFailed):
+        if event.round != attempt.round:
+            return state
         return replace(state, attempt=replace(attempt, failures=attempt.failures + 1))
     if event.final or event.round != attempt.round or state.step is not Step.RESTORING:
         return state
@@ -481,6 +506,7 @@ def _aborted(state: State, event: FailbackAborted) -> State:
         deadline=event.restore_deadline,
         round=state.attempt.round + 1,
         failures=0,
+        aborts=state.attempt.aborts + 1,
         converged=False,
         frozen_at=None,
     )
@@ -522,6 +548,7 @@ def _synced(state: State, event: SyncCompleted) -> State:
         generation=event.generation,
         generation_bytes=event.bytes,
         sealed=max(state.sealed, event.seal),
+        held=False,
         accept_shrink=False,
         phase=Phase.SYNCING if seeded else state.phase,
     )

@@ -46,13 +46,15 @@ def _standby(state: State) -> tuple[Effect, ...]:
     standby = state.standby
     if state.phase in {Phase.UNREGISTERED, Phase.REMOVED}:
         return ()
-    if standby.host is not None and standby.thaw_owed:
-        return (ThawStandby(attempt=state.attempt.number, epoch=state.epoch, host=standby.host),)
     missing = standby.host is None or bool(standby.lost)
+    if not missing and standby.host is not None and standby.thaw_owed:
+        return (ThawStandby(attempt=state.attempt.number, epoch=state.epoch, host=standby.host),)
     if not missing or standby.wait_until is not None:
         return ()
     if standby.label is None:
         return ()  # the decision that names it is on its way
+    if state.phase is Phase.FAILING_BACK:
+        return ()  # it is frozen, or gives way: first that ends, by its deadline
     serves = state.serving in {Serving.NOBODY, Serving.STANDBY}
     return (
         ProvisionStandby(
@@ -60,7 +62,7 @@ def _standby(state: State) -> tuple[Effect, ...]:
             attempt=standby.attempt,
             epoch=state.epoch,
             own=standby.own,
-            serve=serves and state.phase is not Phase.FAILING_OVER,
+            serve=serves,
             revive=standby.host,
         ),
     )
@@ -75,9 +77,16 @@ def _primary(state: State) -> tuple[Effect, ...]:
     if state.primary_adopted and not state.primary_ready:
         return (PrepareAdopted(host=primary, epoch=state.epoch),)
     suspicion = state.suspicion
-    if suspicion is not None and suspicion.recheck_at is None and state.phase is Phase.SYNCING:
+    if suspicion is not None and suspicion.recheck_at is None and _may_fail_over(state):
         return (ConfirmDeath(epoch=state.epoch, host=primary, suspicion=suspicion),)
     return ()
+
+
+def _may_fail_over(state: State) -> bool:
+    """The timeless part of what limits a failover; ``due`` says why when it is false."""
+    ready = state.standby.host is not None and not state.standby.lost and bool(state.generation)
+    automatic = state.policy.auto_failover and not state.paused
+    return state.phase is Phase.SYNCING and ready and automatic
 
 
 def _attempt(state: State) -> tuple[Effect, ...]:
@@ -86,7 +95,7 @@ def _attempt(state: State) -> tuple[Effect, ...]:
     attempt, epoch = state.attempt, state.epoch
     number = attempt.number
     if state.step is Step.SEARCHING:
-        waiting = state.wait_until is not None or bool(attempt.offer)
+        waiting = state.wait_until is not None or bool(attempt.offer) or state.paused
         return () if waiting else (SearchOffers(attempt=number, epoch=epoch),)
     if state.step is Step.PROVISIONING:
         assert attempt.label is not None
@@ -156,7 +165,6 @@ def endpoint(state: State) -> Backend | Leave | None:
 
 def assignment(state: State, *, position: int, host_ca: str, user_ca: str) -> Assignment:
     """The work of health and sync in this state."""
-    standby = state.standby.host if not state.standby.lost else None
     restoring = state.phase in {Phase.RECOVERING, Phase.FAILING_BACK}
     primary = state.primary if state.serving is Serving.GPU and state.primary_ready else None
     return Assignment(
@@ -168,7 +176,7 @@ def assignment(state: State, *, position: int, host_ca: str, user_ca: str) -> As
         policy=state.policy,
         host_ca=host_ca,
         user_ca=user_ca,
-        standby=standby,
+        standby=state.standby.host,
         primary=primary,
         candidate=state.attempt.host if restoring else None,
         attempt=state.attempt.number,
@@ -202,10 +210,12 @@ def _mode(state: State) -> SyncMode:
 def role_of(state: State, label: str, provider_id: str) -> Role | None:
     """The role that the state has for a machine found in a provider's account, None for none."""
     standby, attempt = state.standby, state.attempt
+    if state.phase is Phase.REMOVED:
+        return None
     if standby.host is not None and provider_id == standby.host.provider_id:
         return Role.STANDBY
-    if standby.host is None and label == standby.label:
-        return Role.STANDBY
+    if label == standby.label and (standby.host is None or standby.lost):
+        return Role.STANDBY  # it may come back in another zone
     gpus = (state.primary, attempt.host)
     if any(gpu is not None and gpu.provider_id == provider_id for gpu in gpus):
         return Role.GPU

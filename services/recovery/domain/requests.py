@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import datetime
-from typing import Any, cast
+from posixpath import normpath
+from typing import Any
 
 from services.recovery.domain.state import Phase, Serving, State
 from shared.events import Event
@@ -19,10 +20,23 @@ from shared.events.recovery import (
     WorkspaceResumed,
 )
 from shared.events.requests import RequestReceived
-from shared.machines import Host, MachineId
-from shared.policy import Policy
+from shared.machines import Host
+from shared.policy import NUMBER_MAX, Policy
 
 Answer = tuple[Event, ...]
+
+ORIGINS = ("empty", "uploaded", "adopted")
+SYSTEM_TREES = (
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr"),
+    *("/opt/dumont", "/var/lib/dumont"),
+)
+SYSTEM_DIRECTORIES = ("/", "/home", "/opt", "/root", "/tmp", "/var", "/var/lib")  # noqa: S108
+HOST_NEEDED = {"id", "provider", "provider_id", "address", "port"}
+HOST_FIELDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("id", "provider", "provider_id", "address", "user", "description"), str),
+    "port": int,
+    "price_per_hour": (int, float),
+}
 
 
 class Refusal(Exception):
@@ -74,41 +88,45 @@ def _register(state: State, request: RequestReceived, free_port: int | None) -> 
             "every endpoint port is in use",
             "widen DUMONT_ENDPOINT_PORTS and restart, or remove a workspace",
         )
-    arguments = cast(dict[str, Any], request.arguments)
-    origin = arguments.get("origin", "empty")
-    adopted = _host(arguments.get("adopted"))
-    if origin not in {"empty", "uploaded", "adopted"} or (origin == "adopted") != bool(adopted):
+    arguments = request.arguments
+    origin = str(arguments.get("origin", "empty"))
+    adopted = _host(arguments.get("adopted"), providers=("ssh", "vast"))
+    if origin not in ORIGINS or (origin == "adopted") != bool(adopted):
         raise Refusal(
             f"origin {origin!r} does not fit",
             "take empty, uploaded, or adopted together with the host that holds the data",
         )
     path = str(arguments.get("path", "/workspace"))
-    if not path.startswith("/") or path.rstrip("/") in {
-        "",
-        "/root",
-        "/home",
-        "/var",
-        "/etc",
-        "/usr",
-    }:
+    if not _usable(path):
         raise Refusal(f"path {path!r} cannot be a workspace", "take a directory such as /workspace")
     return (
         WorkspaceRegistered(
             workspace=state.workspace,
             epoch=0,
-            path=path.rstrip("/"),
+            path=path,
             origin=origin,
-            policy=_policy(arguments.get("policy") or {}),
+            policy=_policy(arguments.get("policy")),
             endpoint_port=free_port,
             adopted=adopted,
-            standby=_host(arguments.get("standby")),
+            standby=_host(arguments.get("standby"), providers=("ssh",)),
         ),
     )
 
 
-def _policy(values: dict[str, Any]) -> Policy:
+def _usable(path: str) -> bool:
+    """Whether a workspace may be there on its hosts: nowhere that the system or we live."""
+    plain = path.startswith("/") and not path.startswith("//") and normpath(path) == path
+    inside = any(path == tree or path.startswith(f"{tree}/") for tree in SYSTEM_TREES)
+    return plain and "\n" not in path and path not in SYSTEM_DIRECTORIES and not inside
+
+
+def _policy(values: object) -> Policy:
+    if values is None:
+        return Policy()
+    if not isinstance(values, dict):
+        raise Refusal("policy: it is not an object", "give settings by their names")
     known = {field.name for field in fields(Policy)}
-    if unknown := sorted(values.keys() - known):
+    if unknown := sorted(str(name) for name in values if name not in known):
         raise Refusal(
             f"policy: unknown setting {unknown[0]!r}", f"known are {', '.join(sorted(known))}"
         )
@@ -128,20 +146,24 @@ def _like(name: str, value: object, default: object) -> object:
         if all(isinstance(item, str) for item in value):
             return tuple(value)
     elif isinstance(default, float) and isinstance(value, int | float):
-        if not isinstance(value, bool):
+        if not isinstance(value, bool) and abs(value) <= NUMBER_MAX:
             return float(value)
     elif type(value) is type(default):
         return value
     raise Refusal(f"policy: {name} is {value!r}", f"give it a value like the default, {default!r}")
 
 
-def _host(values: dict[str, Any] | None) -> Host | None:
+def _host(values: object, *, providers: tuple[str, ...]) -> Host | None:
     if not values:
         return None
-    try:
-        return Host(**{**values, "id": MachineId(str(values["id"]))})
-    except (TypeError, KeyError):
-        raise Refusal("the host is not described in full", "give it as user@host:port") from None
+    refusal = Refusal("the host is not described in full", "give it as user@host:port")
+    if not isinstance(values, dict) or not HOST_FIELDS.keys() >= values.keys() >= HOST_NEEDED:
+        raise refusal
+    if not all(isinstance(value, HOST_FIELDS[name]) for name, value in values.items()):
+        raise refusal
+    if values["provider"] not in providers or not 0 <= values["port"] < 65536:
+        raise refusal
+    return Host(**values)
 
 
 def _known(state: State, request: RequestReceived, limitation: Callable[[], str | None]) -> Answer:
@@ -170,6 +192,8 @@ def _known(state: State, request: RequestReceived, limitation: Callable[[], str 
         case "resume":
             return (WorkspaceResumed(workspace=name, epoch=epoch, actor=actor),)
         case "accept":
+            if not state.held:
+                raise Refusal("nothing is held: there is no shrunken source to accept")
             return (GenerationAccepted(workspace=name, epoch=epoch, actor=actor),)
         case "failback":
             raise Refusal(

@@ -92,6 +92,7 @@ class Attempt:
     deadline: datetime | None = None
     round: int = 1
     failures: int = 0
+    aborts: int = 0  # freezes that did not end in time
     converged: bool = False  # what is left to copy is small enough to freeze for
     frozen_at: datetime | None = None
 
@@ -127,6 +128,7 @@ class State:
     standby: StandbyState = field(default_factory=StandbyState)
     primary: Host | None = None
     primary_adopted: bool = False
+    adopted: Host | None = None  # for ever: it is never ours to destroy
     primary_ready: bool = False
     primary_since: datetime | None = None
 
@@ -142,6 +144,7 @@ class State:
     complete: bool = False  # the first data is all there
     generation: str = ""
     generation_bytes: int = 0
+    held: bool = False  # a shrunken source waits for a person's word
     accept_shrink: bool = False
 
     suspicion: Suspicion | None = None

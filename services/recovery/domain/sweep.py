@@ -32,6 +32,8 @@ def _misplaced(state: State, rental: Rental) -> str | None:
             return None  # its end is owed already
         if owed.machine == rental.label and not owed.provider_id:
             return None
+    if state.adopted is not None and rental.provider_id == state.adopted.provider_id:
+        return None
     if role_of(state, rental.label, rental.provider_id) is not None:
         return None
     return "it carries our label and has no place in the state"

@@ -1,0 +1,130 @@
+"""``promote``: raising the epoch, and giving the workspace to people or taking it from them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+
+from .answers import Answer
+from .epochs import read_epoch, stale
+from .files import discard, durable_json, durable_write, read_json
+from .generations import newest_generation
+from .host import Host, Session
+from .jobs import KILL_SECONDS, end_jobs_below
+from .key_lines import write_gate_lines
+from .layout import EPOCH, KEYS, LIVE, READY, RETIRED
+from .locks import store_lock
+from .people import close_account, end_people, let_people_at, open_account
+from .ready import refresh_ready
+from .refusals import Refusal
+
+
+def promote(session: Session, payload: Answer) -> Answer:
+    """Raise the epoch; then put the newest generation in people's hands, or take it from them.
+
+    Nothing of a lower epoch lives when this answers. May be repeated: the same epoch and the same
+    wish change nothing.
+    """
+    epoch, serve = int(payload["epoch"]), bool(payload.get("serve"))
+    if epoch != session.epoch:
+        raise Refusal("bad-request", f"this key promotes to epoch {session.epoch}, not to {epoch}")
+    with store_lock():
+        if (current := read_epoch()) > epoch:
+            raise stale(epoch, current)
+        raise_epoch(epoch, session.host)
+        if serve:
+            start_serving(epoch, session.host)
+        else:
+            stop_serving(epoch, session.host)
+        newest = newest_generation()
+    sealed = newest.seal() if newest else {}
+    return {
+        "epoch": epoch,
+        "serve": serve,
+        "generation": newest.id if newest else None,
+        "files": sealed.get("files", 0),
+        "bytes": sealed.get("bytes", 0),
+        "sealed_at": sealed.get("sealed_at"),
+        "taken_at": sealed.get("taken_at"),
+    }
+
+
+def raise_epoch(epoch: int, host: Host) -> None:
+    """Shut everything of lower epochs out, then end what is left of them; call it locked."""
+    durable_write(EPOCH, f"{epoch}\n", 0o644)
+    end_jobs_below(epoch)
+    for name in os.listdir(KEYS):
+        if name != f"e{epoch}":
+            shutil.rmtree(f"{KEYS}/{name}", ignore_errors=True)
+    write_gate_lines(host, epoch)
+
+
+def start_serving(epoch: int, host: Host) -> None:
+    """Make the newest generation the promoted tree, unless people already work on one."""
+    serving = read_json(f"{LIVE}/state.json") or {}
+    if os.path.lexists(f"{LIVE}/tree"):
+        frozen = os.path.exists(f"{LIVE}/frozen.json")
+        if frozen and serving.get("epoch", -1) >= epoch:
+            return  # asked again while it is frozen for the way back
+        if frozen:
+            os.unlink(f"{LIVE}/frozen.json")
+        durable_json(f"{LIVE}/state.json", {**serving, "epoch": epoch})
+    else:
+        newest = newest_generation()
+        if newest is None and epoch != 0:
+            raise Refusal("no-generation", "there is no generation to serve from")
+        if newest:
+            refresh_ready(epoch, newest, time.monotonic() + 3600)
+        os.makedirs(f"{READY}/tree", 0o700, exist_ok=True)
+        os.makedirs(LIVE, 0o711, exist_ok=True)
+        state = {"epoch": epoch, "generation": newest.id if newest else None}
+        durable_json(f"{LIVE}/state.json", state)
+        os.rename(f"{READY}/tree", f"{LIVE}/tree")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{READY}/state.json")
+    let_people_at(f"{LIVE}/tree")
+    show_at(host.path)
+    open_account()
+
+
+def show_at(path: str) -> None:
+    """Make the workspace's path lead to the promoted tree."""
+    target = f"{LIVE}/tree"
+    if os.path.islink(path) and os.readlink(path) == target:
+        return
+    if os.path.isdir(path) and not os.path.islink(path):
+        try:
+            os.rmdir(path)
+        except OSError:
+            os.rename(path, f"{path}.before-dumont-{time.time_ns()}")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    fresh = f"{path}.dumont-new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(fresh)
+    os.symlink(target, fresh)
+    os.rename(fresh, path)
+
+
+def stop_serving(epoch: int, host: Host) -> None:
+    """Take the promoted tree from people.
+
+    Frozen, it equals the last generation: it becomes the copy for the next promotion. Otherwise
+    somebody may have written after the last seal: it is kept aside until this epoch has a
+    generation of its own.
+    """
+    close_account()
+    end_people(KILL_SECONDS)
+    if os.path.lexists(f"{LIVE}/tree"):
+        if os.path.exists(f"{LIVE}/frozen.json"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{READY}/state.json")
+            discard(f"{READY}/tree")
+            os.rename(f"{LIVE}/tree", f"{READY}/tree")
+        else:
+            os.makedirs(RETIRED, 0o700, exist_ok=True)
+            os.rename(f"{LIVE}/tree", f"{RETIRED}/e{epoch:06d}-{time.time_ns()}")
+    shutil.rmtree(LIVE, ignore_errors=True)
+    if os.path.islink(host.path) and os.readlink(host.path) == f"{LIVE}/tree":
+        os.unlink(host.path)

@@ -1,0 +1,65 @@
+"""The far end of our own rsync: in one direction and in one directory only."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NoReturn
+
+from .epochs import demand_epoch, read_epoch, stale
+from .files import durable_write
+from .host import Session
+from .layout import EPOCH
+from .locks import store_lock
+from .refusals import Refusal
+from .restoring import begun_attempt
+
+_SHORT = re.compile(r"-[lHtprvn]+(e\.[A-Za-z]*)?")
+_LONG = ("--numeric-ids", "--stats", "--no-inc-recursive", "--delete", "--delete-during", "-@-1")
+
+
+def serve_rsync(session: Session, command: list[str]) -> NoReturn:
+    """Become the far end of our own rsync, in one direction and in one directory only.
+
+    Only options that our side uses pass; among others that leaves out those which name files,
+    follow links, or take more arguments from the network.
+    """
+    sending = "--sender" in command
+    if command[:2] != ["rsync", "--server"] or command[-2:-1] != ["."]:
+        raise Refusal("bad-request", "only rsync as our side runs it is served here")
+    options = [word for word in command[2:-2] if word != "--sender"]
+    for option in options:
+        if not _SHORT.fullmatch(option) and option not in _LONG:
+            raise Refusal("bad-request", f"rsync option {option[:60]!r} is not for this key")
+    if sending != (session.role == "read"):
+        raise Refusal("bad-request", f"a {session.role} key does not work in this direction")
+    with store_lock():
+        directory = readable(session) if sending else writable(session, command[-1])
+    direction = ["--sender"] if sending else [f"--partial-dir={directory}/../partial"]
+    os.chdir(directory)
+    os.execvp("rsync", ["rsync", "--server", *direction, *options, ".", f"{directory}/"])  # noqa: S606
+
+
+def readable(session: Session) -> str:
+    """The tree to read. From the first read of an epoch on, nothing older writes here."""
+    path = session.host.path
+    current = read_epoch()
+    if session.epoch < current:
+        raise stale(session.epoch, current)
+    if session.epoch > current:
+        durable_write(EPOCH, f"{session.epoch}\n", 0o644)
+    if not os.path.isdir(path):
+        raise Refusal("source-missing", f"{path} is not there")
+    return path
+
+
+def writable(session: Session, asked: str) -> str:
+    """The staging tree of the attempt that the client named as ``/aN``."""
+    demand_epoch(session.epoch)
+    named = re.fullmatch(r"/?a(\d{1,9})/?", asked)
+    if not named:
+        raise Refusal("bad-request", f"{asked[:60]!r} names no attempt")
+    directory = begun_attempt(session, {"attempt": named.group(1)})
+    if not os.path.isdir(f"{directory}/tree"):
+        raise Refusal("target-not-ours", "this attempt is in place: nothing is written there")
+    return f"{directory}/tree"
