@@ -40,7 +40,11 @@ FAST_ENVIRONMENT: dict[str, str] = {
     "DUMONT_SETTLE_SECONDS": "3",
     "DUMONT_LEASE_SECONDS": "3",
     "DUMONT_PROVIDER_PACE": "0.02",
-    "DUMONT_STATUS_INTERVAL": "0.3",
+}
+DEMO_ENVIRONMENT: dict[str, str] = {
+    # The simulated standby uses this machine's rsync, whatever its age, and the simulated GPUs
+    # are no strangers.
+    "DUMONT_RSYNC_OLDEST": "3.1.3",
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.demo.options import FAST_ENVIRONMENT, Options
+from cli.demo.options import DEMO_ENVIRONMENT, FAST_ENVIRONMENT, Options
 from cli.errors import CliError
 
 START_SECONDS = 90.0
@@ -56,6 +56,7 @@ async def embedded(
             "DUMONT_VAST_READ_KEY": clouds["keys"]["vast_read"],
             "DUMONT_GCE_PROJECT": clouds["keys"]["gce_project"],
             "DUMONT_INSTALLATION": "demo",
+            **DEMO_ENVIRONMENT,
             **extra,
         }
         stack_dir = directory / "stack"

@@ -79,7 +79,9 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
         )
         providers, market = _providers(settings, stack)
         keeper = _keeper(settings, service, authority, lease)
-        hosts = SshHosts(authority, Gates(authority), now=clock.now)
+        hosts = SshHosts(
+            authority, Gates(authority), now=clock.now, rsync_oldest=settings.rsync_oldest
+        )
         actions = _actions(settings, service, authority, providers, market, hosts, keeper, lease)
         configured = {"vast": market is not None, "gce": "gce" in providers, "endpoint": True}
         assigner = Assigner(

@@ -1,12 +1,15 @@
 """Everything that the recovery service can be told from outside. Durations are in seconds."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from shared.environment import Environment, SettingsError
+
+INSTALLATION = re.compile(r"[a-z][a-z0-9]{0,10}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,7 @@ class Settings:
     poll_interval: float
     settle_seconds: float
     renew_interval: float
+    rsync_oldest: str
     replica: str
     ready_file: Path | None
     log_level: str
@@ -49,6 +53,12 @@ class Settings:
         keys_dir = env.path("KEYS_DIR")
         if keys_dir is None:
             raise SettingsError("DUMONT_KEYS_DIR is not set: the directory for the CA keys")
+        installation = env.text("INSTALLATION", "dumont")
+        if not INSTALLATION.fullmatch(installation):
+            raise SettingsError(
+                f"DUMONT_INSTALLATION={installation!r} is not 1 to 11 lower-case letters and "
+                "digits: it begins the names of machines"
+            )
         endpoint_host = env.text("ENDPOINT_HOST", "127.0.0.1")
         return cls(
             nats_url=env.text("NATS_URL"),
@@ -61,7 +71,7 @@ class Settings:
             endpoint_probe_host=env.text("ENDPOINT_PROBE_HOST", endpoint_host),
             endpoint_ports=env.ports("ENDPOINT_PORTS", "20000-20009"),
             keys_dir=keys_dir,
-            installation=env.text("INSTALLATION", "dumont"),
+            installation=installation,
             vast_url=env.text("VAST_URL", "https://console.vast.ai"),
             vast_key=env.secret("VAST_API_KEY", ""),
             gce_url=env.text("GCE_URL", "https://compute.googleapis.com"),
@@ -74,6 +84,7 @@ class Settings:
             poll_interval=env.number("POLL_INTERVAL", 3.0),
             settle_seconds=env.number("SETTLE_SECONDS", 60.0),
             renew_interval=env.number("RENEW_INTERVAL", 6 * 3600.0),
+            rsync_oldest=env.text("RSYNC_OLDEST", "3.5.0"),
             replica=env.text("REPLICA", ""),
             ready_file=env.path("READY_FILE"),
             log_level=env.text("LOG_LEVEL", "INFO"),

@@ -7,7 +7,6 @@ the product has. Only ``reader`` may create consumers (on what it may read anywa
 clients need them.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -240,15 +239,3 @@ def password_file(passwords: Mapping[str, str]) -> str:
             raise ValueError(f"password of NATS user {user}: use letters and digits only")
         lines.append(f'{_variable(user)}: "{password}"')
     return "\n".join([*lines, ""])
-
-
-COMPOSE = ServerConfig(
-    listen="0.0.0.0:4222",
-    store="/data",
-    passwords="../../run/secrets/nats_passwords",
-    monitor="0.0.0.0:8222",
-)
-"""In its container, as ``/etc/nats/nats.conf``: ``deploy/nats.conf`` is this, written out."""
-
-if __name__ == "__main__":
-    sys.stdout.write(COMPOSE.render())

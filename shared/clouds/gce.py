@@ -6,6 +6,7 @@ the client's own waiting talks to the public host whatever endpoint it was given
 """
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -374,7 +375,8 @@ def _refusal(what: str, error: refusals.GoogleAPICallError, names: str) -> Cloud
     status = int(error.code or 0)
     details = [detail for detail in error.errors if isinstance(detail, dict)]
     code = str(details[0].get("reason", "")) if details else ""
-    message = evidence_of(str(error.message))
+    # Google's client puts the request before the answer: long, and the same each time.
+    message = evidence_of(re.sub(r"^[A-Z]+ https?://\S+: ", "", str(error.message)))
     reason = f"gce {what}: {status} {code}".rstrip() + f": {message}"
     if status == 429 or code == "rateLimitExceeded":
         return RateLimitedError(reason, retry_after=API_RATE_PAUSE, code=code)

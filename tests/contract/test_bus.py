@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import nats as nats_py
@@ -15,7 +14,7 @@ from nats.js.errors import NotFoundError
 from shared import codec, subjects
 from shared.bus.memory import MemoryBus, matches
 from shared.bus.nats_bus import NatsBus
-from shared.bus.permissions import COMPOSE, USERS, ServerConfig, password_file
+from shared.bus.permissions import USERS, ServerConfig, password_file
 from shared.bus.port import Backbone, BusError, Delivery
 from shared.bus.streams import DURABLE_RECOVERY, KV_STREAM
 from shared.envelope import Envelope
@@ -598,13 +597,6 @@ def test_the_configuration_holds_no_password_and_refuses_one_that_would_break_it
     assert all(password in password_file(passwords) for password in passwords.values())
     with pytest.raises(ValueError, match="letters and digits"):
         password_file(passwords | {"api": '"; no_auth_user: admin'})
-
-
-def test_the_server_in_compose_has_the_same_permissions() -> None:
-    written = Path(__file__).parents[2] / "deploy" / "nats.conf"
-    assert written.read_text() == COMPOSE.render(), (
-        "write it anew: python -m shared.bus.permissions > deploy/nats.conf"
-    )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ that happens on the service's word alone.
 import asyncio
 import shlex
 from collections.abc import Awaitable, Sequence
+from http import HTTPStatus
 from typing import TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
@@ -25,6 +26,7 @@ from shared.clouds.errors import (
     CloudError,
     NoCapacityNowError,
     NotFoundError,
+    RateLimitedError,
     UncertainError,
 )
 from shared.clouds.gce import GceClient, Vm, VmSpec
@@ -255,6 +257,10 @@ def _provider_error(error: CloudError) -> ProviderError:
             return NoCapacityError(reason)
         case UncertainError():
             detail = f"{reason} ({error.evidence})" if error.evidence else reason
-            return OutcomeUnknownError(detail)
+            return OutcomeUnknownError(detail, "it is tried again; if it stays so: DUMONT_GCE_URL")
+        case RateLimitedError():
+            return ProviderError(reason, "the project's calls are limited: it goes on by itself")
+        case _ if error.status == HTTPStatus.NOT_FOUND:
+            return ProviderError(reason, "check DUMONT_GCE_PROJECT, DUMONT_GCE_URL and the zone")
         case _:
-            return ProviderError(reason)
+            return ProviderError(reason, "check the policy: standby_machine, standby_zone")

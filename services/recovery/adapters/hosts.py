@@ -27,6 +27,9 @@ from shared.certificates import CertificateRole
 from shared.clock import Now
 from shared.machines import Host, Role, WorkspaceName
 
+RSYNC_OLDEST = "3.5.0"
+"""What a standby must have: older ones can be led out of their directory by a rented host."""
+
 GPU_CERTIFICATE = timedelta(hours=24)
 STANDBY_CERTIFICATE = timedelta(days=30)
 """A standby is a machine of our own account, not of a stranger: its certificate may live longer."""
@@ -118,11 +121,13 @@ class SshHosts:
         *,
         now: Now,
         timeouts: HostTimeouts | None = None,
+        rsync_oldest: str = RSYNC_OLDEST,
     ) -> None:
         self._authority = authority
         self._gates = gates
         self._now = now
         self._timeouts = timeouts or HostTimeouts()
+        self._rsync_oldest = rsync_oldest
 
     async def answers(self, host: Host) -> bool:
         """Whether sshd accepts our bootstrap key. False also while it is still booting.
@@ -261,6 +266,7 @@ class SshHosts:
             "people_keys": list(plan.policy.ssh_keys),
             "host_certificate": certificate,
             "adopted": plan.adopted,
+            "rsync_oldest": self._rsync_oldest,
         }
         done = await self._root(
             host,

@@ -350,7 +350,7 @@ def _provider_error(error: CloudError) -> ProviderError:
             return NoCapacityError(reason)
         case UncertainError():
             detail = f"{reason} ({error.evidence})" if error.evidence else reason
-            return OutcomeUnknownError(detail)
+            return OutcomeUnknownError(detail, "it is tried again; if it stays so: DUMONT_VAST_URL")
         case RateLimitedError():
             return ProviderError(reason, "the account's calls are limited: it goes on by itself")
         case _ if "credit" in f"{error.code} {reason}":

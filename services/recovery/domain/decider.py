@@ -81,7 +81,10 @@ def workspace_of(label: str, installation: str) -> WorkspaceName | None:
 
 
 def decide(state: State, event: Event, context: Context) -> tuple[Event, ...]:
+    """What follows from ``event``. A removed workspace only answers requests."""
     now = context.now
+    if state.phase is Phase.REMOVED and not isinstance(event, RequestReceived):
+        return ()
     match event:
         case RequestReceived():
             return requests.answer(
@@ -340,6 +343,8 @@ def _attempt_failed(state: State, stage: str, reason: str) -> Event:
 
 def due(state: State, now: datetime) -> tuple[Event, ...]:
     """The first thing whose time has come; ask again after recording it."""
+    if state.phase in {Phase.UNREGISTERED, Phase.REMOVED}:
+        return ()
     for over in (_standby_wait_over, _gpu_wait_over, _deadline_over, _recheck_over):
         if events := over(state, now):
             return events

@@ -37,9 +37,6 @@ from .promotion import raise_epoch
 from .refusals import Refusal
 from .sshd import admit
 
-RSYNC_OLDEST = (3, 5, 0)
-"""Older ones can be led out of their directory by the host they receive from."""
-
 
 def install(payload: Answer) -> Answer:
     """Make this host one of a workspace; may be repeated. Run as root, not through sshd's keys.
@@ -54,7 +51,7 @@ def install(payload: Answer) -> Answer:
         adopted=bool(payload.get("adopted")),
         user_ca=single(payload["user_ca"]),
     )
-    versions = demand_tools(host)
+    versions = demand_tools(host, str(payload["rsync_oldest"]))
     os.makedirs(f"{ETC}/keys", 0o755, exist_ok=True)
     if not os.path.exists(f"{HOST_KEY}.pub"):
         make_key(HOST_KEY, f"{host.workspace}.dumont")
@@ -66,8 +63,11 @@ def install(payload: Answer) -> Answer:
     return answer
 
 
-def demand_tools(host: Host) -> Answer:
-    """What the data plane needs here. Raises Refusal ``unsuitable``."""
+def demand_tools(host: Host, rsync_oldest: str) -> Answer:
+    """What the data plane needs here. Raises Refusal ``unsuitable``.
+
+    ``rsync_oldest``: an older one can be led out of its directory by the host it receives from.
+    """
     if os.geteuid() != 0:
         raise Refusal("unsuitable", "this must run as root", "log in as root or with sudo")
     for tool in ("rsync", "ssh", "ssh-keygen", "useradd"):
@@ -77,12 +77,11 @@ def demand_tools(host: Host) -> Answer:
     found = re.search(rb"version v?(\d+)\.(\d+)\.(\d+)", told)
     version = tuple(int(part) for part in found.groups()) if found else (0, 0, 0)
     text = ".".join(str(part) for part in version)
-    if host.role == "standby" and version < RSYNC_OLDEST:
-        oldest = ".".join(str(part) for part in RSYNC_OLDEST)
+    if host.role == "standby" and version < tuple(map(int, rsync_oldest.split("."))):
         raise Refusal(
             "unsuitable",
             f"rsync {text} is too old to receive from a rented host",
-            f"install rsync {oldest} or newer on the standby",
+            f"install rsync {rsync_oldest} or newer on the standby",
         )
     return {"rsync": text, "python": ".".join(str(part) for part in sys.version_info[:3])}
 

@@ -30,19 +30,32 @@ def admit(host: Host, certificate: str) -> None:
         "ClientAliveInterval 15",
         "ClientAliveCountMax 3",
     ]
+    if takes(no_penalties := "PerSourcePenalties no"):
+        # Certificates are the lock here. A few sessions that break off, as in any failover,
+        # must not shut out the controller.
+        lines.append(no_penalties)
     if host.role == "standby":
         # People must not be able to open a second way in that a freeze would not close.
         lines += [f"Match User {PEOPLE}", f"    AuthorizedKeysFile {ETC}/keys/%u"]
     os.makedirs(os.path.dirname(SSHD_SNIPPET), exist_ok=True)
     durable_write(SSHD_SNIPPET, "\n".join(lines) + "\n", 0o644)
     include_snippet()
-    sshd = shutil.which("sshd") or "/usr/sbin/sshd"
-    tested = subprocess.run([sshd, "-t"], capture_output=True, check=False)
+    tested = subprocess.run([sshd(), "-t"], capture_output=True, check=False)
     if tested.returncode != 0:
         os.unlink(SSHD_SNIPPET)
         raise Refusal("unsuitable", f"sshd does not take our settings: {one_line(tested.stderr)}")
     if listener := sshd_listener():
         os.kill(listener, signal.SIGHUP)
+
+
+def sshd() -> str:
+    return shutil.which("sshd") or "/usr/sbin/sshd"
+
+
+def takes(setting: str) -> bool:
+    """Whether this sshd knows the setting: with what it does not know it would not start."""
+    test = [sshd(), "-t", "-f", "/dev/null", "-h", HOST_KEY, "-o", setting.replace(" ", "=", 1)]
+    return subprocess.run(test, capture_output=True, check=False).returncode == 0
 
 
 def include_snippet() -> None:

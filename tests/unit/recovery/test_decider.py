@@ -408,6 +408,18 @@ def test_a_removed_workspace_owes_the_end_of_its_machines() -> None:
     assert endpoint(story.state) is None
 
 
+def test_a_removed_workspace_has_no_deadlines_and_no_waits() -> None:
+    story = Story()
+    story.ask("register", path="/workspace", origin="empty")
+    story.tell(
+        ProvisionFailed(
+            workspace=WS, epoch=0, role=Role.STANDBY, attempt=1, stage="prepare", reason="no room"
+        )
+    )
+    story.ask("remove")
+    assert story.wait(3600) == []
+
+
 # --- whatever happens
 
 
