@@ -75,7 +75,8 @@ class Policy:
 
     def restore_deadline(self, total_bytes: int) -> float:
         """How long a restore of so many bytes may take, in seconds."""
-        return max(self.restore_timeout, total_bytes / RESTORE_BYTES_PER_SECOND_MIN)
+        seconds = min(total_bytes // RESTORE_BYTES_PER_SECOND_MIN, NUMBER_MAX)
+        return max(self.restore_timeout, float(seconds))
 
 
 def _unusable_number(value: float, *, zero_allowed: bool) -> str | None:

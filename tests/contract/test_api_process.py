@@ -113,7 +113,7 @@ async def test_it_shows_what_the_log_holds_and_follows_it(
         async with running.http() as http:
             state = (await http.get("/v1/workspaces/train")).json()
             assert state["phase"] == "ON_STANDBY"
-            assert state["endpoint"] == {"host": "ssh.example", "port": 20000}
+            assert (state["endpoint"]["host"], state["endpoint"]["port"]) == ("ssh.example", 20000)
             ready = await http.get("/readyz")
             assert ready.status_code == 200, ready.text
             async with http.stream("GET", "/v1/stream", timeout=10) as stream:

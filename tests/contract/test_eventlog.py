@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from sqlalchemy import make_url
 
 from cli.embedded.postgres import ROLES
 from services.recovery.setup import migrate
+from shared.codec import UndecodableError
 from shared.envelope import Envelope
 from shared.eventlog.memory import MemoryLog
 from shared.eventlog.port import (
@@ -181,6 +183,18 @@ async def test_whatever_is_said_can_be_kept_read_and_verified(
     term = await held(log)
     appended = await log.append([asked(arguments)], term=term, expected_version=0)
     assert await log.read() == appended
+    assert await verify(log) == []
+
+
+async def test_what_could_not_be_read_back_is_never_recorded(log: Log) -> None:
+    term = await held(log)
+    kept = await log.append([said(1)], term=term, expected_version=0)
+    event = RecoveryStarted(workspace=WS, epoch=2, reason=None)  # type: ignore[arg-type]
+    unreadable = replace(said(2), event=event)
+    with pytest.raises(UndecodableError, match="reason"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic says it too
+        await log.append([unreadable], term=term, expected_version=1)
+    assert await log.read() == kept
     assert await verify(log) == []
 
 

@@ -136,9 +136,18 @@ class TestAFreshMachine:
         async with machine(tmp_path, ca) as (fresh, host):
             assert await hosts.answers(host)
             image.authorize(fresh.root, "root", [ssh.new_key()[1]])
-            assert not await hosts.answers(host)
+            assert not await hosts.answers(replace(host, provider="vast"))
             fresh.kill_sshd()
             assert not await hosts.answers(host)
+
+    async def test_of_the_users_own_that_refuses_us_is_told_with_the_key_to_add(
+        self, tmp_path: Path, ca: Authority, hosts: SshHosts
+    ) -> None:
+        async with machine(tmp_path, ca) as (fresh, host):
+            image.authorize(fresh.root, "root", [ssh.new_key()[1]])
+            with pytest.raises(HostUnsuitableError, match="does not let us in") as refusal:
+                await hosts.answers(host)
+            assert ca.bootstrap_public().strip() in refusal.value.hint
 
     async def test_is_looked_at_without_a_verdict_before_it_is_prepared(
         self, tmp_path: Path, ca: Authority, hosts: SshHosts
