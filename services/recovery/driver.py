@@ -5,7 +5,9 @@ growing pause; one that the state gave up (a deadline passed) is cancelled.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
 
 import structlog
 
@@ -14,11 +16,14 @@ from services.recovery.domain.obligations import pending
 from services.recovery.ports import EndpointError, HostError, ProviderError
 from services.recovery.service import Recovery
 from shared.events import Event
+from shared.events.recovery import EffectFailing
 from shared.machines import WorkspaceName
 from shared.waiting import comes
 
 PAUSE_FIRST = 0.25
 PAUSE_MAX = 15.0
+TRIES_BEFORE_TOLD = 5
+"""So many failures of one effect in a row are told in the log, for people; it is tried on."""
 
 CarryOut = Callable[[WorkspaceName, Effect], Awaitable[Sequence[Event]]]
 Key = tuple[WorkspaceName, Effect]
@@ -63,13 +68,33 @@ class Driver:
     async def _until_done(self, workspace: WorkspaceName, effect: Effect) -> None:
         name = type(effect).__name__
         pause = PAUSE_FIRST
-        while True:
+        for tries in count(1):
             try:
                 outcomes = await self._carry_out(workspace, effect)
                 break
             except (HostError, ProviderError, EndpointError) as error:
                 log.warning("effect failed", workspace=workspace, effect=name, reason=str(error))
+                if tries == TRIES_BEFORE_TOLD:
+                    await self._tell(workspace, effect, tries, error)
             await asyncio.sleep(pause)
             pause = min(pause * 2, PAUSE_MAX)
         # Shielded: an append that is under way is not cut by the change that it causes.
         await asyncio.shield(self._recovery.conclude(effect, outcomes))
+
+    async def _tell(
+        self, workspace: WorkspaceName, effect: Effect, tries: int, error: Exception
+    ) -> None:
+        failing = EffectFailing(
+            workspace=workspace,
+            epoch=effect.epoch,
+            effect=_in_words(effect),
+            tries=tries,
+            reason=str(error),
+            hint=getattr(error, "hint", ""),
+        )
+        await asyncio.shield(self._recovery.observe(failing))
+
+
+def _in_words(effect: Effect) -> str:
+    """``PromoteStandby`` as ``promote standby``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(effect).__name__).lower()

@@ -252,6 +252,21 @@ class StandbyRestored(Event):
     generation: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectFailing(Event):
+    """Something that is owed fails again and again; it goes on being tried. Said once.
+
+    ``effect`` names what is owed, in words; ``hint`` says what a person may do.
+    """
+
+    type: ClassVar[str] = "EffectFailing"
+
+    effect: str
+    tries: int
+    reason: str
+    hint: str = ""
+
+
 # --- failover --------------------------------------------------------------------------------
 
 

@@ -71,11 +71,15 @@ class MemoryCloud:
         self.machines: dict[str, Machine] = {}
         self.created: list[str] = []
         self.answers_lost = 0
+        self.silent = 0
         self.offers_taken = 0
         self._next = 100
 
     async def provision(self, order: Order) -> Rental:
         await asyncio.sleep(0.2)
+        if self.silent:
+            self.silent -= 1
+            raise OutcomeUnknownError("nobody answers")
         for machine in self.machines.values():
             if machine.rental.label == order.label:
                 return machine.rental

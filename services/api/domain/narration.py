@@ -38,6 +38,7 @@ _SEVERITIES: dict[type[Event], Severity] = {
     recovery.FailoverRefused: Severity.WARNING,
     recovery.ProvisionFailed: Severity.WARNING,
     recovery.RequestRefused: Severity.WARNING,
+    recovery.EffectFailing: Severity.WARNING,
     recovery.WaitScheduled: Severity.WARNING,
     recovery.WorkspacePaused: Severity.WARNING,
     recovery.WorkspaceRemoved: Severity.WARNING,
@@ -185,6 +186,14 @@ def _(event: recovery.ProvisionFailed) -> str:
     what = "standby" if event.role is Role.STANDBY else "GPU"
     return (
         f"{what} attempt {event.attempt} failed ({event.stage}): {event.reason}{_hint(event.hint)}"
+    )
+
+
+@tell.register
+def _(event: recovery.EffectFailing) -> str:
+    return (
+        f"{event.effect} failed {event.tries} times and is tried on: "
+        f"{event.reason}{_hint(event.hint)}"
     )
 
 

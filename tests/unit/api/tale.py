@@ -200,6 +200,11 @@ def _plausible(kind: type[Event], tale: Tale) -> dict[str, Any]:
         "ProvisionRequested": {"role": Role.GPU, "attempt": 1, "label": gpu().id},
         "GpuProvisioned": {"attempt": 1, "host": gpu(), "ssh_deadline": later},
         "StandbyProvisioned": {"attempt": 1, "host": STANDBY},
+        "EffectFailing": {
+            "effect": "promote standby",
+            "tries": 5,
+            "reason": "10.0.0.7 port 22 does not answer",
+        },
         "ProvisionFailed": {
             "role": Role.GPU,
             "attempt": 1,

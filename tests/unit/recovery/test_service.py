@@ -189,3 +189,14 @@ def test_a_zombie_is_destroyed_although_it_was_seen_stopped() -> None:
     virtual_time.run(story(world))
     assert "ZombieSeen" in world.timeline()
     assert world.vast.running() == ["dumont-train-e2-a1"]
+
+
+def test_an_effect_that_fails_again_and_again_is_told_once_and_tried_on() -> None:
+    async def story(world: World) -> None:
+        world.vast.silent = 12
+        await first_start(world)
+
+    world = World()
+    virtual_time.run(story(world))
+    assert world.timeline().count("EffectFailing") == 1
+    assert world.vast.running() == ["dumont-train-e0-a1"]
