@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,22 @@ def _announce(line: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
 
+_SSH_PORTS = (22, 2222, 22022)
+
+
+async def _ssh_port(options: Options, network: Network) -> int:
+    """The port of Compute Engine's machines. Raises NoAddressError when it is never free."""
+    *first, last = (options.gce_ssh_port,) if options.gce_ssh_port else _SSH_PORTS
+    for port in first:
+        try:
+            await network.give_back(await network.take(port=port))
+        except NoAddressError:
+            continue  # this computer's own sshd has it, at every address
+        return port
+    await network.give_back(await network.take(port=last))
+    return last
+
+
 async def serve(options: Options, announce: Callable[[dict[str, Any]], None]) -> None:
     """Serve both clouds and the control port until a signal; then leave nothing behind."""
     told = asyncio.Event()
@@ -108,7 +125,7 @@ async def serve(options: Options, announce: Callable[[dict[str, Any]], None]) ->
         loop.add_signal_handler(number, told.set)
     network = Network(options.machine_network, options.machine_interface)
     try:
-        await network.give_back(await network.take(port=options.gce_ssh_port))
+        options = replace(options, gce_ssh_port=await _ssh_port(options, network))
         addresses = [await network.take() for _ in range(catalogue.size())]
         clouds = _Clouds(options, network, addresses)
         servers = _listen(options, clouds)

@@ -10,7 +10,8 @@ class Options:
 
     ``port`` 0 takes free ports; another number is that of Vast, with Compute Engine on the next
     and control on the one after it. ``public_host`` is the host written into the printed URLs
-    (default: ``host``). ``hidden_seconds`` is how long a new Vast instance is null to its owner.
+    (default: ``host``). ``gce_ssh_port`` 0 takes 22 unless this computer's own sshd has it at every
+    address. ``hidden_seconds`` is how long a new Vast instance is null to its owner.
     """
 
     directory: Path

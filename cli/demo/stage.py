@@ -44,6 +44,7 @@ async def embedded(
 ) -> AsyncIterator[Stage]:
     """Simulator and stack in ``directory``; both are ended afterwards unless ``keep``."""
     argv = [sys.executable, "-m", "simulator", "--dir", str(directory / "clouds"), "--seed", "1"]
+    argv += ["--gce-ssh-port", "0"]
     simulator = await _program(argv, directory / "simulator.log", os.environ)
     try:
         clouds = await _first_line(simulator, "the simulator", directory / "simulator.log")
@@ -55,6 +56,7 @@ async def embedded(
             "DUMONT_VAST_API_KEY": clouds["keys"]["vast"],
             "DUMONT_VAST_READ_KEY": clouds["keys"]["vast_read"],
             "DUMONT_GCE_PROJECT": clouds["keys"]["gce_project"],
+            "DUMONT_GCE_SSH_PORT": str(clouds["gce_ssh_port"]),
             "DUMONT_INSTALLATION": "demo",
             **DEMO_ENVIRONMENT,
             **extra,

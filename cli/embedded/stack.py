@@ -23,6 +23,7 @@ _PROVIDER = frozenset(
         "DUMONT_GCE_URL",
         "DUMONT_GCE_PROJECT",
         "DUMONT_GCE_ZONES",
+        "DUMONT_GCE_SSH_PORT",
         "GOOGLE_APPLICATION_CREDENTIALS",
         "CLOUDSDK_CONFIG",
     }

@@ -156,7 +156,9 @@ def _providers(
             poll=min(1.0, settings.poll_interval),
         )
         stack.push_async_callback(gce.aclose)
-        providers["gce"] = GceProvider(gce, zones=settings.gce_zones)
+        providers["gce"] = GceProvider(
+            gce, zones=settings.gce_zones, ssh_port=settings.gce_ssh_port
+        )
     for missing in {"vast", "gce"} - providers.keys():
         log.warning("provider not configured: it can rent nothing", provider=missing)
     return providers, market

@@ -34,6 +34,7 @@ class Settings:
     gce_url: str
     gce_project: str
     gce_zones: tuple[str, ...]
+    gce_ssh_port: int
     provider_pace: float
     lease_seconds: float
     drive_interval: float
@@ -77,6 +78,7 @@ class Settings:
             gce_url=env.text("GCE_URL", "https://compute.googleapis.com"),
             gce_project=env.text("GCE_PROJECT", ""),
             gce_zones=env.words("GCE_ZONES"),
+            gce_ssh_port=env.ports("GCE_SSH_PORT", "22")[0],
             provider_pace=env.number("PROVIDER_PACE", 1.0),
             lease_seconds=env.number("LEASE_SECONDS", 10.0),
             drive_interval=env.number("DRIVE_INTERVAL", 1.0),

@@ -88,7 +88,9 @@ async def cloud(request: pytest.FixtureRequest, clouds: Simulator) -> AsyncItera
         cloud = Cloud("vast", clouds, again(), VastMarket(vast), again=again)
     else:
         zones = ("europe-west1-c", "europe-west4-a")
-        again = partial(GceProvider, gce, zones=zones, operation_timeout=10)
+        again = partial(
+            GceProvider, gce, zones=zones, operation_timeout=10, ssh_port=clouds.gce_ssh_port
+        )
         cloud = Cloud("gce", clouds, again(), again=again)
     yield cloud
     clouds.control.delete("/faults")

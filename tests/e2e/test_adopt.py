@@ -61,6 +61,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             "DUMONT_VAST_API_KEY": clouds.keys["vast"],
             "DUMONT_VAST_READ_KEY": clouds.keys["vast_read"],
             "DUMONT_GCE_PROJECT": clouds.keys["gce_project"],
+            "DUMONT_GCE_SSH_PORT": str(clouds.gce_ssh_port),
         }
         up = [sys.executable, "-m", "cli", "up", "--embedded", "--dir", str(directory / "stack")]
         done = subprocess.run(

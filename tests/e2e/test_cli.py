@@ -268,7 +268,15 @@ def test_down_ends_exactly_its_own_even_without_its_supervisor(tmp_path: Path) -
 def clouds(tmp_path: Path) -> Iterator[Facts]:
     """The simulated clouds, started as a person starts them."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli", "simulator", "--dir", str(tmp_path / "clouds")],
+        [
+            sys.executable,
+            "-m",
+            "cli",
+            "simulator",
+            "--dir",
+            str(tmp_path / "clouds"),
+            "--gce-ssh-port=0",
+        ],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         text=True,
@@ -295,6 +303,7 @@ def test_a_directory_is_uploaded_and_reached_through_the_endpoint(
         "DUMONT_VAST_API_KEY": clouds["keys"]["vast"],
         "DUMONT_GCE_URL": clouds["gce_url"],
         "DUMONT_GCE_PROJECT": clouds["keys"]["gce_project"],
+        "DUMONT_GCE_SSH_PORT": str(clouds["gce_ssh_port"]),
         "DUMONT_PROVIDER_PACE": "0.02",
         "DUMONT_POLL_INTERVAL": "0.3",
     }

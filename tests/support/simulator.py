@@ -108,7 +108,7 @@ def simulator(directory: Path, **options: Any) -> Iterator[Simulator]:
     """
     arguments = [
         f"--{name.replace('_', '-')}={value}"
-        for name, value in ({"boot_seconds": 0.3} | options).items()
+        for name, value in ({"boot_seconds": 0.3, "gce_ssh_port": 0} | options).items()
     ]
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "simulator.log").open("w") as log:

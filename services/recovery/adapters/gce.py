@@ -53,7 +53,8 @@ class GceProvider:
     """MachineProvider over one project.
 
     ``zones`` are tried after the policy's own when that has no room. ``operation_timeout``:
-    seconds that an operation may take before its outcome counts as unknown.
+    seconds that an operation may take before its outcome counts as unknown. ``ssh_port``: where
+    the machines' sshd listens.
     """
 
     name = "gce"
@@ -64,10 +65,12 @@ class GceProvider:
         *,
         zones: Sequence[str] = (),
         operation_timeout: float = OPERATION_SECONDS,
+        ssh_port: int = SSH_PORT,
     ) -> None:
         self._client = client
         self._zones = tuple(zones)
         self._operation_timeout = operation_timeout
+        self._ssh_port = ssh_port
         self._unsettled: dict[MachineId, str] = {}  # label -> the zone that owes us an answer
 
     async def provision(self, order: Order) -> Rental:
@@ -91,15 +94,15 @@ class GceProvider:
 
     async def get(self, provider_id: str) -> Rental | None:
         vm = await _typed(self._client.get(*_place(provider_id)))
-        return None if vm is None else _rental(vm)
+        return None if vm is None else self._rental(vm)
 
     async def find(self, label: MachineId) -> tuple[Rental, ...]:
         vms = await self._ours()
         same = sorted((vm for vm in vms if vm.name == label), key=lambda vm: vm.id)
-        return tuple(_rental(vm) for vm in same)
+        return tuple(self._rental(vm) for vm in same)
 
     async def inventory(self, prefix: str) -> tuple[Rental, ...]:
-        return tuple(_rental(vm) for vm in await self._ours() if vm.name.startswith(prefix))
+        return tuple(self._rental(vm) for vm in await self._ours() if vm.name.startswith(prefix))
 
     async def start(self, provider_id: str) -> None:
         zone, name = _place(provider_id)
@@ -186,10 +189,26 @@ class GceProvider:
                 f"gce has a VM called {order.label} in {zone} that is not ours",
                 "rename or delete it, or set another DUMONT_INSTALLATION",
             )
-        return _rental(vm)
+        return self._rental(vm)
 
     async def _ours(self) -> list[Vm]:
         return [vm for vm in await _typed(self._client.all()) if _is_ours(vm)]
+
+    def _rental(self, vm: Vm) -> Rental:
+        said = vm.said
+        on_demand, spot = PRICES.get(vm.machine_type, (0.0, 0.0))
+        return Rental(
+            label=MachineId(vm.name),
+            provider=self.name,
+            provider_id=f"{vm.zone}/{vm.name}",
+            status=RentalStatus(said.state.value),
+            address=vm.address,
+            port=self._ssh_port if vm.address else None,
+            price_per_hour=spot if vm.spot else on_demand,
+            description=f"{vm.machine_type}{', Spot' if vm.spot else ''}, {vm.zone}",
+            status_text=said.text,
+            market_machine=vm.zone,
+        )
 
 
 def startup_script(public_key: str) -> str:
@@ -210,23 +229,6 @@ command -v rsync >/dev/null || {{ apt-get -q update && apt-get -qy install rsync
 
 def _is_ours(vm: Vm) -> bool:
     return OURS.items() <= vm.labels.items()
-
-
-def _rental(vm: Vm) -> Rental:
-    said = vm.said
-    on_demand, spot = PRICES.get(vm.machine_type, (0.0, 0.0))
-    return Rental(
-        label=MachineId(vm.name),
-        provider=GceProvider.name,
-        provider_id=f"{vm.zone}/{vm.name}",
-        status=RentalStatus(said.state.value),
-        address=vm.address,
-        port=SSH_PORT if vm.address else None,
-        price_per_hour=spot if vm.spot else on_demand,
-        description=f"{vm.machine_type}{', Spot' if vm.spot else ''}, {vm.zone}",
-        status_text=said.text,
-        market_machine=vm.zone,
-    )
 
 
 def _place(provider_id: str) -> tuple[str, str]:
