@@ -6,10 +6,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
-from services.recovery.actions import Actions, Pace
+from services.recovery.actions import Pace, Tools, carry_out
 from services.recovery.adapters.authority import Authority
 from services.recovery.adapters.gates import Gates
 from services.recovery.adapters.gce import GceProvider
@@ -82,7 +83,18 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
         hosts = SshHosts(
             authority, Gates(authority), now=clock.now, rsync_oldest=settings.rsync_oldest
         )
-        actions = _actions(settings, service, authority, providers, market, hosts, keeper, lease)
+        tools = Tools(
+            recovery=service,
+            providers=providers,
+            market=market,
+            hosts=hosts,
+            keeper=keeper,
+            bootstrap_public_key=authority.bootstrap_public(),
+            host_ca=authority.host_ca_public,
+            may_act=lease.term,
+            now=clock.now,
+            pace=Pace(poll=settings.poll_interval, settle=settings.settle_seconds),
+        )
         configured = {"vast": market is not None, "gce": "gce" in providers, "endpoint": True}
         assigner = Assigner(
             service,
@@ -98,7 +110,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             changed=service.changes(),
             on_renewed=assigner.put_again,
         )
-        driver = Driver(service, actions.carry_out, interval=settings.drive_interval)
+        driver = Driver(service, partial(carry_out, tools), interval=settings.drive_interval)
         renewer = Renewer(service, hosts, interval=settings.renew_interval, may_act=lease.term)
         sweeper = Sweeper(
             service,
@@ -172,30 +184,6 @@ def _keeper(settings: Settings, service: Recovery, authority: Authority, lease: 
     )
     interval = min(1.0, settings.drive_interval)
     return Keeper(service, endpoint, interval=interval, may_act=lease.term)
-
-
-def _actions(
-    settings: Settings,
-    service: Recovery,
-    authority: Authority,
-    providers: dict[str, MachineProvider],
-    market: Market | None,
-    hosts: SshHosts,
-    keeper: Keeper,
-    lease: Lease,
-) -> Actions:
-    return Actions(
-        service,
-        providers=providers,
-        gpu_market=market,
-        hosts=hosts,
-        keeper=keeper,
-        bootstrap_public_key=authority.bootstrap_public(),
-        host_ca=authority.host_ca_public,
-        may_act=lease.term,
-        now=clock.now,
-        pace=Pace(poll=settings.poll_interval, settle=settings.settle_seconds),
-    )
 
 
 async def _answer_certificates(bus: NatsBus, authority: Authority) -> None:

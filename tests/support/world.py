@@ -7,9 +7,10 @@ It survives when the process under test dies, as the real one does. ``die_at`` k
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from uuid import UUID
 
-from services.recovery.actions import Actions, Pace
+from services.recovery.actions import Pace, Tools, carry_out
 from services.recovery.domain.obligations import assignment
 from services.recovery.domain.state import Phase, State
 from services.recovery.driver import Driver
@@ -301,10 +302,10 @@ class World:
         self.recovery = recovery
         await recovery.load()
         keeper = Keeper(recovery, self.endpoint, interval=1.0, may_act=lambda: None)
-        actions = Actions(
-            recovery,
+        tools = Tools(
+            recovery=recovery,
             providers={"vast": self.vast, "gce": self.gce},
-            gpu_market=self.vast,
+            market=self.vast,
             hosts=self.hosts,
             keeper=keeper,
             bootstrap_public_key="ssh-ed25519 AAAA",
@@ -314,7 +315,7 @@ class World:
             pace=Pace(poll=1.0, settle=10.0),
         )
         loops = (
-            Driver(recovery, actions.carry_out, interval=0.5).run(),
+            Driver(recovery, partial(carry_out, tools), interval=0.5).run(),
             keeper.run(),
             Sweeper(
                 recovery,

@@ -1,0 +1,56 @@
+"""Seeing to it that a machine without a place can neither serve nor bill."""
+
+import asyncio
+from datetime import timedelta
+
+from services.recovery.actions.tools import Outcomes, Tools
+from services.recovery.domain.effects import Fence
+from services.recovery.domain.state import Condemned, End, State
+from services.recovery.ports import MachineProvider
+from shared.events import Event
+from shared.events.recovery import OrphanDestroyed, PrimaryFenced
+
+
+async def fence(at: Tools, state: State, effect: Fence) -> Outcomes:
+    """Stop or destroy a machine until its provider shows it so."""
+    condemned = effect.condemned
+    provider = at.provider(condemned.provider)
+    if condemned.end is End.STOP:
+        while not await provider.stop(condemned.provider_id):
+            await asyncio.sleep(at.pace.poll)
+        return (_fenced(at, state, condemned, condemned.provider_id, "stopped"),)
+    if condemned.provider_id:
+        await _destroy(at, provider, condemned.provider_id)
+        return (_fenced(at, state, condemned, condemned.provider_id, "destroyed"),)
+    # Only the label is known: the rental whose answer never came may still show up.
+    until = at.now() + timedelta(seconds=at.pace.settle)
+    while True:
+        for rental in await provider.find(condemned.machine):
+            await _destroy(at, provider, rental.provider_id)
+        if at.now() >= until:
+            return (_fenced(at, state, condemned, "", "destroyed"),)
+        await asyncio.sleep(at.pace.poll)
+
+
+async def _destroy(at: Tools, provider: MachineProvider, provider_id: str) -> None:
+    while not await provider.destroy(provider_id):
+        await asyncio.sleep(at.pace.poll)
+        at.may_act()
+
+
+def _fenced(at: Tools, state: State, condemned: Condemned, provider_id: str, how: str) -> Event:
+    if condemned.orphan:
+        return OrphanDestroyed(
+            workspace=state.workspace,
+            epoch=state.epoch,
+            machine=condemned.machine,
+            provider_id=provider_id,
+            reason=condemned.reason,
+        )
+    return PrimaryFenced(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        machine=condemned.machine,
+        provider_id=provider_id,
+        how=how,
+    )

@@ -1,0 +1,88 @@
+"""What every action has at hand."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from services.recovery.domain.state import State
+from services.recovery.keeper import Keeper
+from services.recovery.ports import (
+    CredentialError,
+    Hosts,
+    MachineProvider,
+    Market,
+    Plan,
+    Rental,
+    RentalStatus,
+)
+from services.recovery.service import Recovery
+from shared.clock import Now
+from shared.events import Event
+from shared.machines import Host, MachineId, Role, WorkspaceName
+
+DEAD = {RentalStatus.STOPPED, RentalStatus.FAILED}
+LOST_SIGHTINGS = 2
+"""A host that the market shows as offline so many times in a row is lost, not blinking."""
+
+Outcomes = Sequence[Event]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often to look, in seconds. ``settle``: how long an unanswered rental may show up."""
+
+    poll: float = 3.0
+    endpoint: float = 0.05
+    endpoint_patience: float = 5.0
+    settle: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """``providers`` maps ``vast``, ``gce`` to adapters; ``may_act`` raises without a lease."""
+
+    recovery: Recovery
+    providers: Mapping[str, MachineProvider]
+    market: Market | None
+    hosts: Hosts
+    keeper: Keeper
+    bootstrap_public_key: str
+    host_ca: Callable[[WorkspaceName], str]
+    may_act: Callable[[], object]
+    now: Now
+    pace: Pace
+
+    def provider(self, name: str) -> MachineProvider:
+        """Raises CredentialError when it is not configured."""
+        try:
+            return self.providers[name]
+        except KeyError:
+            raise CredentialError(
+                f"the provider {name} is not configured",
+                "set its address and key for the recovery service",
+            ) from None
+
+    async def until_answers(self, host: Host) -> None:
+        """As long as it takes: who calls sets the limit."""
+        while not await self.hosts.answers(host):
+            await asyncio.sleep(self.pace.poll)
+
+
+def plan_for(state: State, role: Role, epoch: int) -> Plan:
+    """What a host is to be made of."""
+    return Plan(
+        workspace=state.workspace, role=role, path=state.path, epoch=epoch, policy=state.policy
+    )
+
+
+def host_of(rental: Rental) -> Host:
+    """A rental as a host; without an address yet, its port is 0."""
+    return Host(
+        id=MachineId(rental.label),
+        provider=rental.provider,
+        provider_id=rental.provider_id,
+        address=rental.address or "",
+        port=rental.port or 0,
+        price_per_hour=rental.price_per_hour,
+        description=rental.description,
+    )
