@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from services.recovery.domain import decider, incident
+from services.recovery.domain import deadlines, decider, incident
 from services.recovery.domain.decider import Context
 from services.recovery.domain.effects import Effect
 from services.recovery.domain.evolution import evolve
@@ -135,12 +135,12 @@ class Recovery:
     async def tick(self) -> None:
         """Record every deadline and wait that is over."""
         for workspace in list(self._folded):
-            for event in decider.due(self.state(workspace), self._now()):
+            for event in deadlines.due(self.state(workspace), self._now()):
                 await self._say(event, still_wanted=self._still_due(event))
 
     def _still_due(self, event: Event) -> Callable[[State], bool]:
         def still_due(state: State) -> bool:
-            again = decider.due(state, self._now())
+            again = deadlines.due(state, self._now())
             return any(type(event) is type(other) for other in again)
 
         return still_due

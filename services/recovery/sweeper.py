@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from services.recovery.domain.decider import workspace_of
+from services.recovery.domain.labels import workspace_of
 from services.recovery.domain.sweep import zombie
 from services.recovery.ports import MachineProvider, ProviderError
 from services.recovery.service import Recovery

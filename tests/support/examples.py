@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from services.recovery.domain.decider import Context, decide, due
+from services.recovery.domain.deadlines import due
+from services.recovery.domain.decider import Context, decide
 from services.recovery.domain.evolution import evolve
 from services.recovery.domain.state import Phase, State
 from shared.events import Event

@@ -1,27 +1,24 @@
-"""What follows from an event, and from the passing of time. Everything that decides is here.
+"""What follows from an event. Everything that decides is here, and in ``deadlines`` for time.
 
-    decide(state, event, now) -> events    what follows; ``state`` already includes ``event``
-    due(state, now)           -> events    deadlines and waits that are over
+    decide(state, event, context) -> events    what follows; ``state`` already includes ``event``
 
-Both are pure, and both are idempotent: what already holds is not decided again. A refusal is an
-event too, with a reason that a person can read.
+Pure and idempotent: what already holds is not decided again. A refusal is an event too, with a
+reason that a person can read.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from services.recovery.domain import requests
+from services.recovery.domain.labels import gpu_label, standby_label
 from services.recovery.domain.state import Phase, Serving, State, Step
 from shared.events import Event
 from shared.events.health import ThresholdReached
 from shared.events.recovery import (
-    FailbackAborted,
     FailbackStarted,
     FailbackVerified,
     FailoverCompleted,
     FailoverRefused,
-    FailoverStarted,
     OfferSelected,
     ProvisionFailed,
     ProvisionRequested,
@@ -38,7 +35,7 @@ from shared.events.recovery import (
 )
 from shared.events.requests import RequestReceived
 from shared.events.sync import RestoreDone, RestoreFailed, SyncCompleted
-from shared.machines import MachineId, Role, WorkspaceName
+from shared.machines import MachineId, Role
 
 MISSES_WITHOUT_WAIT = 2
 RESTORE_FAILURES_MAX = 3
@@ -54,30 +51,6 @@ class Context:
     installation: str = "dumont"
     free_port: int | None = None
     """An endpoint port that no workspace holds, for a registration."""
-
-
-def gpu_label(context: Context, state: State) -> MachineId:
-    """The label of this attempt's machine: its idempotency key in the provider's account."""
-    name = f"{context.installation}-{state.workspace}-e{state.epoch}-a{state.attempt.number}"
-    return MachineId(name)
-
-
-def standby_label(context: Context, state: State) -> MachineId:
-    return MachineId(f"{context.installation}-{state.workspace}-standby-{state.standby.attempt}")
-
-
-def workspace_of(label: str, installation: str) -> WorkspaceName | None:
-    """The workspace that a machine's label names, None when the label is not one of ours."""
-    prefix = f"{installation}-"
-    if not label.startswith(prefix):
-        return None
-    rest = label.removeprefix(prefix)
-    name, dash, last = rest.rpartition("-")
-    if last.isdigit() and name.endswith("-standby"):
-        return WorkspaceName(name.removesuffix("-standby"))
-    name, dash, epoch = name.rpartition("-")
-    numbered = last[:1] == "a" and last[1:].isdigit() and epoch[:1] == "e" and epoch[1:].isdigit()
-    return WorkspaceName(name) if dash and numbered else None
 
 
 def decide(state: State, event: Event, context: Context) -> tuple[Event, ...]:
@@ -120,7 +93,7 @@ def decide(state: State, event: Event, context: Context) -> tuple[Event, ...]:
                     epoch=state.epoch,
                     role=Role.GPU,
                     attempt=n,
-                    label=gpu_label(context, state),
+                    label=gpu_label(context.installation, state),
                     offer=event.offer,
                     bid=event.bid,
                     deadline=deadline,
@@ -149,7 +122,7 @@ def _request_standby(state: State, context: Context) -> Event:
         epoch=state.epoch,
         role=Role.STANDBY,
         attempt=state.standby.attempt,
-        label=standby_label(context, state),
+        label=standby_label(context.installation, state),
     )
 
 
@@ -167,11 +140,11 @@ def _gpu_suspected(state: State, now: datetime) -> tuple[Event, ...]:
     if suspicion is None or suspicion.recheck_at is not None:
         return ()
     if reason := failover_limitation(state, now=now):
-        return (_refuse(state, now, reason),)
+        return (refuse(state, now, reason),)
     return ()  # ConfirmDeath is owed now
 
 
-def _refuse(state: State, now: datetime, reason: str) -> Event:
+def refuse(state: State, now: datetime, reason: str) -> Event:
     assert state.suspicion is not None
     wait = max(state.policy.health_interval, RECHECK_SECONDS_MIN)
     return FailoverRefused(
@@ -251,7 +224,7 @@ def _synced(state: State) -> tuple[Event, ...]:
 
 def _wait(state: State, now: datetime, role: Role, attempt: int, reason: str) -> Event:
     misses = attempt - 1 if role is Role.STANDBY else state.misses
-    seconds = _grown(state, misses - state.policy.search_retries)
+    seconds = grown(state, misses - state.policy.search_retries)
     return WaitScheduled(
         workspace=state.workspace,
         epoch=state.epoch,
@@ -262,7 +235,7 @@ def _wait(state: State, now: datetime, role: Role, attempt: int, reason: str) ->
     )
 
 
-def _grown(state: State, doublings: int) -> float:
+def grown(state: State, doublings: int) -> float:
     """A wait in seconds that doubles up to the policy's longest."""
     policy = state.policy
     factor = float(2 ** max(0, min(doublings, 16)))
@@ -292,7 +265,7 @@ def _after_a_pass(
         return ()
     if isinstance(event, RestoreFailed):
         given_up = event.candidate_lost or attempt.failures >= RESTORE_FAILURES_MAX
-        return (_attempt_failed(state, "restore", event.reason),) if given_up else ()
+        return (attempt_failed(state, "restore", event.reason),) if given_up else ()
     if event.final:
         if state.step is not Step.LAST_DELTA or event.round != attempt.round:
             return ()  # a last pass of an earlier freeze: people have written since
@@ -305,10 +278,10 @@ def _after_a_pass(
                 switch_deadline=now + timedelta(seconds=state.policy.freeze_timeout),
             ),
         )
-    return _freeze_if_converged(state, now)
+    return freeze_if_converged(state, now)
 
 
-def _freeze_if_converged(state: State, now: datetime) -> tuple[Event, ...]:
+def freeze_if_converged(state: State, now: datetime) -> tuple[Event, ...]:
     attempt = state.attempt
     waiting = state.wait_until is not None and now < state.wait_until
     if state.step is not Step.RESTORING or not attempt.converged or waiting:
@@ -326,7 +299,7 @@ def _freeze_if_converged(state: State, now: datetime) -> tuple[Event, ...]:
     )
 
 
-def _attempt_failed(state: State, stage: str, reason: str) -> Event:
+def attempt_failed(state: State, stage: str, reason: str) -> Event:
     return ProvisionFailed(
         workspace=state.workspace,
         epoch=state.epoch,
@@ -336,104 +309,3 @@ def _attempt_failed(state: State, stage: str, reason: str) -> Event:
         reason=reason,
         market_machine=state.attempt.market_machine,
     )
-
-
-# --- time ------------------------------------------------------------------------------------
-
-
-def due(state: State, now: datetime) -> tuple[Event, ...]:
-    """The first thing whose time has come; ask again after recording it."""
-    if state.phase in {Phase.UNREGISTERED, Phase.REMOVED}:
-        return ()
-    for over in (_standby_wait_over, _gpu_wait_over, _deadline_over, _recheck_over):
-        if events := over(state, now):
-            return events
-    return ()
-
-
-def _standby_wait_over(state: State, now: datetime) -> tuple[Event, ...]:
-    until = state.standby.wait_until
-    if until is None or now < until:
-        return ()
-    return (
-        WaitEnded(
-            workspace=state.workspace,
-            epoch=state.epoch,
-            role=Role.STANDBY,
-            attempt=state.standby.attempt,
-        ),
-    )
-
-
-def _gpu_wait_over(state: State, now: datetime) -> tuple[Event, ...]:
-    if state.phase is not Phase.RECOVERING or state.wait_until is None or now < state.wait_until:
-        return ()
-    if state.step is Step.RESTORING:
-        return _freeze_if_converged(state, now)
-    return (
-        WaitEnded(
-            workspace=state.workspace,
-            epoch=state.epoch,
-            role=Role.GPU,
-            attempt=state.attempt.number,
-        ),
-    )
-
-
-def _deadline_over(state: State, now: datetime) -> tuple[Event, ...]:
-    deadline = state.attempt.deadline
-    if deadline is None or now < deadline:
-        return ()
-    late: dict[Step, Callable[[], Event]] = {
-        Step.PROVISIONING: lambda: _attempt_failed(
-            state, "rent", "the market did not confirm the rental in time"
-        ),
-        Step.WAITING_FOR_SSH: lambda: _attempt_failed(
-            state, "ssh", f"no SSH within {state.policy.ssh_timeout:g} s"
-        ),
-        Step.RESTORING: lambda: _attempt_failed(
-            state, "restore", "the restore did not end in time"
-        ),
-        Step.FREEZING: lambda: _abort(state, now, "the standby could not be frozen in time"),
-        Step.LAST_DELTA: lambda: _abort(state, now, "the last delta did not end in time"),
-        Step.SWITCHING: lambda: _take_over_again(state),
-    }
-    if state.step is Step.SWITCHING and state.standby.lost:
-        return ()  # there is nobody to take over: the switch is all there is
-    return (late[state.step](),) if state.step in late else ()
-
-
-def _abort(state: State, now: datetime, reason: str) -> Event:
-    restore = state.policy.restore_deadline(state.generation_bytes)
-    pause = _grown(state, state.attempt.aborts)
-    return FailbackAborted(
-        workspace=state.workspace,
-        epoch=state.epoch,
-        attempt=state.attempt.number,
-        reason=reason,
-        retry_at=now + timedelta(seconds=pause),
-        restore_deadline=now + timedelta(seconds=restore + pause),
-    )
-
-
-def _take_over_again(state: State) -> Event:
-    assert state.attempt.host is not None
-    return FailoverStarted(
-        workspace=state.workspace,
-        epoch=state.epoch + 1,
-        machine=state.attempt.host.id,
-        reason="the new GPU did not answer through the endpoint after the switch",
-    )
-
-
-def _recheck_over(state: State, now: datetime) -> tuple[Event, ...]:
-    suspicion = state.suspicion
-    if suspicion is None or (suspicion.recheck_at is not None and now < suspicion.recheck_at):
-        return ()
-    reason = failover_limitation(state, now=now)
-    if suspicion.recheck_at is None:
-        # Either we are looking already, or something came in between that forbids it.
-        return (_refuse(state, now, reason),) if reason else ()
-    if reason:
-        return ()  # said once; looked at again by itself as soon as it may be
-    return (WaitEnded(workspace=state.workspace, epoch=state.epoch, role=Role.GPU, attempt=0),)

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.recovery.domain import effects
-from services.recovery.domain.decider import Context, decide, due, workspace_of
+from services.recovery.domain.deadlines import due
+from services.recovery.domain.decider import Context, decide
 from services.recovery.domain.evolution import evolve
+from services.recovery.domain.labels import workspace_of
 from services.recovery.domain.obligations import assignment, endpoint, pending
 from services.recovery.domain.state import End, Phase, Serving, State, Step
 from services.recovery.domain.sweep import zombie
