@@ -228,7 +228,8 @@ def _service(layout: Layout, service: str, replica: int, env: Mapping[str, str])
         name=name,
         service=service,
         argv=lambda: (sys.executable, "-m", f"services.{service}"),
-        env={**env, "DUMONT_READY_FILE": str(ready)},
+        # Under its own name a process that was killed takes its writer lease back at once.
+        env={**env, "DUMONT_READY_FILE": str(ready), "DUMONT_REPLICA": name},
         prepare=partial(ready.unlink, missing_ok=True),
         ready=ready.exists,
         # The servers are named although set-up needs them too: they are to end after this one.

@@ -101,8 +101,9 @@ def test_replicas_are_children_of_their_own(layout: Layout) -> None:
         "recovery-2",
         "api-1",
     ]
-    ready = [environment(made, name)["DUMONT_READY_FILE"] for name in ("recovery-1", "recovery-2")]
-    assert len(set(ready)) == 2
+    pair = [environment(made, name) for name in ("recovery-1", "recovery-2")]
+    assert len({env["DUMONT_READY_FILE"] for env in pair}) == 2
+    assert [env["DUMONT_REPLICA"] for env in pair] == ["recovery-1", "recovery-2"]
 
 
 def test_everything_a_child_waits_for_is_there(layout: Layout) -> None:
