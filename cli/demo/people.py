@@ -74,9 +74,6 @@ class Writer:
     async def first_on(self, host: str, after: float) -> Written:
         """The first acknowledged write on ``host`` later than ``after`` (steady clock)."""
         while True:
-            for write in reversed(self.written):
-                if write.at <= after:
-                    break
             found = [w for w in self.written if w.at > after and w.host == host]
             if found:
                 return found[0]

@@ -6,18 +6,15 @@ afterwards, not six.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
-from pydantic import ValidationError
 
 from services.health.domain.detector import (
     Brake,
     Check,
-    Event,
     ProviderView,
     Signals,
     Subject,
@@ -27,15 +24,14 @@ from services.health.domain.detector import (
     witnessed,
 )
 from services.health.ports import ProviderStatus, Reach, Reached, Report
-from shared import assignments, subjects
+from shared import assigned
 from shared.assignments import Assignment
-from shared.bus.port import Bus, BusError
+from shared.bus.port import Bus
 from shared.clock import NewId, Now
-from shared.envelope import Envelope
 from shared.machines import MachineId, Role, WorkspaceName
+from shared.voice import Voice
 
 SERVICE = "health"
-PUBLISH_PAUSE = 1.0
 STOPPED_SECONDS = 10.0
 """A check that took so much longer than its timeouts allow says something about us alone."""
 
@@ -71,8 +67,7 @@ class Health:
         self._bus = bus
         self._providers = providers
         self._reach = reach
-        self._now = now
-        self._new_id = new_id
+        self._voice = Voice(bus, SERVICE, now=now, new_id=new_id, sleep=sleep)
         self._ready = ready
         self._brake = brake or Brake()
         self._monotonic = monotonic
@@ -85,14 +80,9 @@ class Health:
         """Until cancelled."""
         ready = False
         async with asyncio.TaskGroup() as group:
-            async for _ in self._bus.changes():
-                try:
-                    entries = await self._bus.entries()
-                except BusError as error:
-                    log.warning("assignments not readable", reason=str(error))
-                    continue
-                for key, value in entries.items():
-                    self._learn(key, value)
+            async for found in assigned.read(self._bus):
+                for assignment in found:
+                    self._learn(assignment)
                 self._reconcile(group)
                 if not ready:
                     self._ready()
@@ -100,18 +90,11 @@ class Health:
 
     # --- whom to watch ------------------------------------------------------------------
 
-    def _learn(self, key: str, value: bytes) -> None:
+    def _learn(self, new: Assignment) -> None:
         """Take in one assignment, unless we know a newer one.
 
         A key that is missing changes nothing: a bucket can lose its content, hosts do not.
         """
-        if key == assignments.SYSTEM_KEY:
-            return
-        try:
-            new = assignments.decode(value)
-        except ValidationError as error:
-            log.warning("assignment not readable", key=key, problems=error.error_count())
-            return
         known = self._assignments.get(new.workspace)
         if known is None or (new.epoch, new.position) >= (known.epoch, known.position):
             self._assignments[new.workspace] = new
@@ -145,9 +128,9 @@ class Health:
                 failures, check, subject=subject, threshold=policy.failover_threshold
             )
             sample = _sample(subject, check, signals, reached, failures=failures, seconds=seconds)
-            await self._tell(subject.workspace, sample)
+            await self._voice.sample(subject.workspace, "check", **sample)
             for event in events:
-                await self._say(event)
+                await self._voice.say(event)
             await self._sleep(max(0.0, began + policy.health_interval - self._monotonic()))
 
     async def _check(
@@ -183,28 +166,6 @@ class Health:
                 return await provider.report(subject.host.provider_id, max_age=max_age)
         except TimeoutError:
             return Report(ProviderView.UNREACHABLE, f"no answer within {timeout:g} s")
-
-    # --- what is said -------------------------------------------------------------------
-
-    async def _say(self, event: Event) -> None:
-        """Publish one event, with the same id until the stream has it."""
-        envelope = Envelope(id=self._new_id(), source=SERVICE, time=self._now(), event=event)
-        subject = subjects.inbox(SERVICE, event.workspace, event.type)
-        while True:
-            try:
-                return await self._bus.publish(subject, envelope)
-            except BusError as error:
-                log.warning("not published yet", type=event.type, reason=str(error))
-                await self._sleep(PUBLISH_PAUSE)
-
-    async def _tell(self, workspace: WorkspaceName, sample: dict[str, object]) -> None:
-        """Telemetry: heard by whoever listens now, or by nobody."""
-        sample["at"] = self._now().isoformat()
-        body = json.dumps(sample, separators=(",", ":")).encode()
-        try:
-            await self._bus.publish_raw(subjects.telemetry(SERVICE, workspace, "check"), body)
-        except BusError as error:
-            log.debug("sample not sent", reason=str(error))
 
 
 def _watched(assignment: Assignment) -> list[Subject]:

@@ -8,13 +8,11 @@ not from what was asked of it: an answer that got lost is made up for by the nex
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Callable
 from uuid import UUID, uuid5
 
 import structlog
-from pydantic import ValidationError
 
 from services.sync.domain import mirror
 from services.sync.domain.mirror import Done, Job, Kind, Lane, Newest
@@ -27,11 +25,10 @@ from services.sync.ports import (
     Sealed,
     ShrunkError,
 )
-from shared import assignments, subjects
+from shared import assigned
 from shared.assignments import Assignment
-from shared.bus.port import Bus, BusError
+from shared.bus.port import Bus
 from shared.clock import NewId, Now
-from shared.envelope import Envelope
 from shared.events.base import Event
 from shared.events.sync import (
     GenerationHeld,
@@ -42,43 +39,13 @@ from shared.events.sync import (
     SyncFailed,
 )
 from shared.machines import WorkspaceName
+from shared.voice import Voice
 
 SERVICE = "sync"
-PUBLISH_PAUSE = 1.0
 _SEALS = UUID("5f6c1f0e-2c1b-4f9e-9f6f-7d7a3d1c9b52")
 """Namespace of the ids of SyncCompleted: the same fact said again is the same event."""
 
 log = structlog.get_logger()
-
-
-class Voice:
-    """How the service speaks: events until they are kept, samples once."""
-
-    def __init__(self, bus: Bus, *, now: Now, new_id: NewId) -> None:
-        self._bus = bus
-        self._new_id = new_id
-        self.now = now
-
-    async def say(self, event: Event, event_id: UUID | None = None) -> None:
-        """Publish one event, with the same id until the stream has it."""
-        envelope = Envelope(
-            id=event_id or self._new_id(), source=SERVICE, time=self.now(), event=event
-        )
-        subject = subjects.inbox(SERVICE, event.workspace, event.type)
-        while True:
-            try:
-                return await self._bus.publish(subject, envelope)
-            except BusError as error:
-                log.warning("not published yet", type=event.type, reason=str(error))
-                await asyncio.sleep(PUBLISH_PAUSE)
-
-    async def sample(self, workspace: WorkspaceName, kind: str, **values: object) -> None:
-        """Telemetry: heard by whoever listens now, or by nobody."""
-        body = json.dumps({**values, "at": self.now().isoformat()}, separators=(",", ":"))
-        try:
-            await self._bus.publish_raw(subjects.telemetry(SERVICE, workspace, kind), body.encode())
-        except BusError as error:
-            log.debug("sample not sent", reason=str(error))
 
 
 class Sync:
@@ -100,7 +67,7 @@ class Sync:
     ) -> None:
         self._bus = bus
         self._plane = plane
-        self._voice = Voice(bus, now=now, new_id=new_id)
+        self._voice = Voice(bus, SERVICE, now=now, new_id=new_id)
         self._ready = ready
         self._lease = assignment_lease
         self._steady = steady
@@ -110,27 +77,15 @@ class Sync:
         """Until cancelled."""
         ready = False
         async with asyncio.TaskGroup() as group:
-            async for _ in self._bus.changes():
-                try:
-                    entries = await self._bus.entries()
-                except BusError as error:
-                    log.warning("assignments not readable", reason=str(error))
-                    continue
-                for key, value in entries.items():
-                    self._learn(key, value, group)
+            async for found in assigned.read(self._bus):
+                for assignment in found:
+                    self._learn(assignment, group)
                 if not ready:
                     self._ready()
                     ready = True
 
-    def _learn(self, key: str, value: bytes, group: asyncio.TaskGroup) -> None:
+    def _learn(self, new: Assignment, group: asyncio.TaskGroup) -> None:
         """Take in one assignment. A key that is missing changes nothing, its lease runs out."""
-        if key == assignments.SYSTEM_KEY:
-            return
-        try:
-            new = assignments.decode(value)
-        except ValidationError as error:
-            log.warning("assignment not readable", key=key, problems=error.error_count())
-            return
         workspace = self._workspaces.get(new.workspace)
         if workspace is None:
             workspace = Workspace(new, self._plane, self._voice, self._lease, self._steady)

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
-from services.recovery.actions.tools import DEAD, LOST_SIGHTINGS, Outcomes, Tools, host_of, plan_for
+from services.recovery.actions.tools import LOST_SIGHTINGS, Outcomes, Tools, host_of, plan_for
 from services.recovery.domain import market
 from services.recovery.domain.effects import (
     AwaitGpu,
@@ -14,6 +14,7 @@ from services.recovery.domain.effects import (
     WatchCandidate,
 )
 from services.recovery.domain.state import State
+from services.recovery.domain.world import DEAD
 from services.recovery.ports import (
     CredentialError,
     HostUnreachableError,

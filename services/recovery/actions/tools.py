@@ -13,14 +13,12 @@ from services.recovery.ports import (
     Market,
     Plan,
     Rental,
-    RentalStatus,
 )
 from services.recovery.service import Recovery
 from shared.clock import Now
 from shared.events import Event
 from shared.machines import Host, MachineId, Role, WorkspaceName
 
-DEAD = {RentalStatus.STOPPED, RentalStatus.FAILED}
 LOST_SIGHTINGS = 2
 """A host that the market shows as offline so many times in a row is lost, not blinking."""
 

@@ -258,7 +258,6 @@ def _suspected(state: State, event: ThresholdReached) -> State:
             machine=event.machine,
             reason=event.reason,
             evidence=event.evidence,
-            positive=event.positive,
         ),
     )
 

@@ -75,7 +75,6 @@ class Suspicion:
     machine: MachineId
     reason: str
     evidence: tuple[str, ...]
-    positive: bool
     recheck_at: datetime | None = None
 
 

@@ -4,11 +4,9 @@ from datetime import datetime, timedelta
 
 from services.recovery.domain.effects import ConfirmDeath
 from services.recovery.domain.state import State
-from services.recovery.domain.world import Rental, RentalStatus, Sighting
+from services.recovery.domain.world import DEAD, Rental, Sighting
 from shared.events import Event
 from shared.events.recovery import FailoverRefused, FailoverStarted
-
-GONE = {RentalStatus.STOPPED, RentalStatus.FAILED}
 
 
 def verdict(
@@ -30,7 +28,7 @@ def verdict(
     if not provider_silent and host.provider != "ssh":
         shown = "gone" if rental is None else f"{rental.status} {rental.status_text}".strip()
         evidence += (f"{host.provider} says: {shown}",)
-        if rental is None or rental.status in GONE:
+        if rental is None or rental.status in DEAD:
             return _start(
                 state, look, f"{host.provider} says that the machine is {shown}", evidence
             )

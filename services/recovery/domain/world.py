@@ -18,6 +18,10 @@ class RentalStatus(StrEnum):
     UNKNOWN = "unknown"
 
 
+DEAD = {RentalStatus.STOPPED, RentalStatus.FAILED}
+"""What the provider itself says can neither serve nor come up."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rental:
     """A machine that we pay for; ``address`` and ``port`` are None until the provider knows."""

@@ -1,0 +1,33 @@
+"""Reading the assignments: all of them at each wake-up, whatever could not be read left out."""
+
+from collections.abc import AsyncIterator
+
+import structlog
+from pydantic import ValidationError
+
+from shared import assignments
+from shared.assignments import Assignment
+from shared.bus.port import Bus, BusError
+
+log = structlog.get_logger()
+
+
+async def read(bus: Bus) -> AsyncIterator[list[Assignment]]:
+    """Until cancelled. A key that is missing says nothing: a bucket can lose its content."""
+    async for _ in bus.changes():
+        try:
+            entries = await bus.entries()
+        except BusError as error:
+            log.warning("assignments not readable", reason=str(error))
+            continue
+        yield [found for key, value in entries.items() if (found := _decoded(key, value))]
+
+
+def _decoded(key: str, value: bytes) -> Assignment | None:
+    if key == assignments.SYSTEM_KEY:
+        return None
+    try:
+        return assignments.decode(value)
+    except ValidationError as error:
+        log.warning("assignment not readable", key=key, problems=error.error_count())
+        return None

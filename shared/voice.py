@@ -1,0 +1,60 @@
+"""How a service speaks into the inbox: events until they are kept, samples once."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import structlog
+
+from shared import subjects
+from shared.bus.port import Bus, BusError
+from shared.clock import NewId, Now
+from shared.envelope import Envelope
+from shared.events import Event
+from shared.machines import WorkspaceName
+
+PUBLISH_PAUSE = 1.0
+
+log = structlog.get_logger()
+
+
+class Voice:
+    """``service`` is the source of what is said, and its place among the subjects."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        service: str,
+        *,
+        now: Now,
+        new_id: NewId,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._bus = bus
+        self._service = service
+        self._new_id = new_id
+        self._sleep = sleep
+        self.now = now
+
+    async def say(self, event: Event, event_id: UUID | None = None) -> None:
+        """Publish one event, with the same id until the stream has it."""
+        envelope = Envelope(
+            id=event_id or self._new_id(), source=self._service, time=self.now(), event=event
+        )
+        subject = subjects.inbox(self._service, event.workspace, event.type)
+        while True:
+            try:
+                return await self._bus.publish(subject, envelope)
+            except BusError as error:
+                log.warning("not published yet", type=event.type, reason=str(error))
+                await self._sleep(PUBLISH_PAUSE)
+
+    async def sample(self, workspace: WorkspaceName, kind: str, **values: object) -> None:
+        """Telemetry: heard by whoever listens now, or by nobody."""
+        body = json.dumps({**values, "at": self.now().isoformat()}, separators=(",", ":"))
+        subject = subjects.telemetry(self._service, workspace, kind)
+        try:
+            await self._bus.publish_raw(subject, body.encode())
+        except BusError as error:
+            log.debug("sample not sent", reason=str(error))
