@@ -62,7 +62,8 @@ docs: setup ## write the generated documents anew
 	$(BIN)/python docs/generate.py
 
 .PHONY: lock
-lock: ## resolve the dependencies anew
+lock: setup ## resolve the dependencies anew
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.txt
 
