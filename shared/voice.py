@@ -7,7 +7,7 @@ from uuid import UUID
 
 import structlog
 
-from shared import subjects
+from shared import failpoints, subjects
 from shared.bus.port import Bus, BusError
 from shared.clock import NewId, Now
 from shared.envelope import Envelope
@@ -45,7 +45,10 @@ class Voice:
         subject = subjects.inbox(self._service, event.workspace, event.type)
         while True:
             try:
-                return await self._bus.publish(subject, envelope)
+                failpoints.reach("say.before", event.type)
+                await self._bus.publish(subject, envelope)
+                failpoints.reach("say.after", event.type)
+                return
             except BusError as error:
                 log.warning("not published yet", type=event.type, reason=str(error))
                 await self._sleep(PUBLISH_PAUSE)

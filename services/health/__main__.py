@@ -13,7 +13,7 @@ from shared.runtime import run_until_stopped
 
 async def main(settings: Settings) -> None:
     async with bootstrap.health(settings) as health:
-        await run_until_stopped(health.run())
+        await run_until_stopped(health.run(), failpoints=settings.failpoints)
 
 
 if __name__ == "__main__":

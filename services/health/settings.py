@@ -32,6 +32,7 @@ class Settings:
     silent_hosts_min: int
     ready_file: Path | None
     log_level: str
+    failpoints: Path | None = None
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str] = os.environ) -> Self:
@@ -50,6 +51,7 @@ class Settings:
             silent_hosts_min=int(env.number("SILENT_HOSTS_MIN", 3)),
             ready_file=env.path("READY_FILE"),
             log_level=_level(env.text("LOG_LEVEL", "INFO")),
+            failpoints=env.path("FAILPOINTS"),
         )
 
 

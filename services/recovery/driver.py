@@ -15,6 +15,7 @@ from services.recovery.domain.effects import Effect
 from services.recovery.domain.obligations import pending
 from services.recovery.ports import EndpointError, HostError, ProviderError
 from services.recovery.service import Recovery
+from shared import failpoints
 from shared.events import Event
 from shared.events.recovery import EffectFailing
 from shared.machines import WorkspaceName
@@ -70,7 +71,9 @@ class Driver:
         pause = PAUSE_FIRST
         for tries in count(1):
             try:
+                failpoints.reach("effect.before", name)
                 outcomes = await self._carry_out(workspace, effect)
+                failpoints.reach("effect.after", name)
                 break
             except (HostError, ProviderError, EndpointError) as error:
                 log.warning("effect failed", workspace=workspace, effect=name, reason=str(error))

@@ -7,7 +7,7 @@ never holds up the rest.
 import structlog
 
 from services.recovery.service import ForeignFactError, Recovery
-from shared import codec, subjects
+from shared import codec, failpoints, subjects
 from shared.bus.port import Bus, BusError, Delivery
 from shared.envelope import Envelope
 
@@ -25,13 +25,14 @@ async def listen_forever(bus: Bus, recovery: Recovery) -> None:
     async for deliveries in bus.consume(stream=subjects.STREAM_INBOX, durable=DURABLE):
         for delivery in deliveries:
             try:
-                await recovery.listen(_read(delivery))
+                await recovery.listen(envelope := _read(delivery))
             except (codec.UndecodableError, ForeignFactError) as error:
                 await _set_aside(bus, delivery, str(error))
             except UNDECIDABLE as error:
                 reason = f"nothing can be decided on it: {type(error).__name__}: {error}"
                 await _set_aside(bus, delivery, reason)
             else:
+                failpoints.reach("inbox.recorded", envelope.event.type)
                 await delivery.ack()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
+from shared import failpoints
 from shared.bus.port import Backbone, BusError, StreamState
 from shared.eventlog.port import LogUnknownError, LogWriter
 from shared.subjects import STREAM_EVENTS, event
@@ -79,6 +80,7 @@ class Relay:
         for envelope in envelopes:
             subject = event(envelope.event.workspace, envelope.event.type)
             await self._bus.publish(subject, envelope)
+            failpoints.reach("relay.published", envelope.event.type)
             self._published = envelope.position
         await self._log.advance(envelopes[-1].position or 0, term=term)
         return True

@@ -19,6 +19,7 @@ from services.recovery.domain.effects import Effect
 from services.recovery.domain.evolution import evolve
 from services.recovery.domain.obligations import pending
 from services.recovery.domain.state import Phase, State
+from shared import failpoints
 from shared.clock import NewId, Now
 from shared.envelope import Envelope
 from shared.eventlog.port import LogUnknownError, LogWriter, WrongVersionError
@@ -159,8 +160,10 @@ class Recovery:
                     folded = self._get(workspace)
                     if not still_wanted(folded.state):
                         return None
+                    written = self._with_what_follows(folded, fact)
+                    _pass("append.before", written)
                     recorded = await self._log.append(
-                        self._with_what_follows(folded, fact),
+                        written,
                         term=self._term(),
                         expected_version=folded.version,
                     )
@@ -169,6 +172,7 @@ class Recovery:
                     log.warning("append not confirmed", workspace=workspace, reason=str(error))
                     await self._until_caught_up(workspace)
                     continue
+                _pass("append.after", recorded)
                 for envelope in recorded:
                     self._take(envelope)
                     if isinstance(envelope.event, ProvisionRequested):
@@ -250,3 +254,8 @@ class Recovery:
     def _tell(self) -> None:
         for event in self._changed:
             event.set()
+
+
+def _pass(place: str, envelopes: Sequence[Envelope]) -> None:
+    for envelope in envelopes:
+        failpoints.reach(place, envelope.event.type)

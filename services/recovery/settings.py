@@ -46,6 +46,7 @@ class Settings:
     replica: str
     ready_file: Path | None
     log_level: str
+    failpoints: Path | None = None
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str] = os.environ) -> Self:
@@ -90,4 +91,5 @@ class Settings:
             replica=env.text("REPLICA", ""),
             ready_file=env.path("READY_FILE"),
             log_level=env.text("LOG_LEVEL", "INFO"),
+            failpoints=env.path("FAILPOINTS"),
         )

@@ -21,6 +21,7 @@ class Settings:
     assignment_lease: float
     ready_file: Path | None
     log_level: str
+    failpoints: Path | None = None
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str] = os.environ) -> Self:
@@ -33,6 +34,7 @@ class Settings:
             assignment_lease=env.number("ASSIGNMENT_LEASE", 30.0),
             ready_file=env.path("READY_FILE"),
             log_level=_level(env.text("LOG_LEVEL", "INFO")),
+            failpoints=env.path("FAILPOINTS"),
         )
 
 

@@ -21,6 +21,7 @@ from services.recovery.ports import (
     Rental,
     RentalStatus,
 )
+from shared import failpoints
 from shared.clouds.errors import (
     AuthError,
     CloudError,
@@ -175,12 +176,14 @@ class GceProvider:
         )
         request_id = uuid5(NAMESPACE_URL, f"dumont:{zone}/{order.label}")
         try:
+            failpoints.reach("call.before", "gce.insert")
             await self._client.insert(
                 zone, spec, request_id=request_id, within=self._operation_timeout
             )
         except CloudError as error:
             if error.code != "alreadyExists":
                 raise _provider_error(error) from error
+        failpoints.reach("call.after", "gce.insert")
         vm = await _typed(self._client.get(zone, order.label))
         if vm is None:
             raise OutcomeUnknownError(f"gce created {order.label} in {zone} and does not show it")

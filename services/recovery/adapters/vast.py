@@ -21,6 +21,7 @@ from services.recovery.ports import (
     Rental,
     RentalStatus,
 )
+from shared import failpoints
 from shared.clouds.errors import (
     AuthError,
     CloudError,
@@ -133,6 +134,7 @@ class VastProvider:
             return True
         except CloudError as error:
             raise _provider_error(error) from error
+        failpoints.reach("call.after", "vast.destroy")
         return await _typed(self._client.instance(number)) is None
 
     # --- renting once -------------------------------------------------------------------
@@ -165,6 +167,7 @@ class VastProvider:
         label = order.label
         self._unsettled[label] = self._monotonic() + self._grace  # also if we are cancelled
         try:
+            failpoints.reach("call.before", "vast.create")
             number = await self._client.create(
                 _number(order.offer),
                 label=label,
@@ -178,6 +181,7 @@ class VastProvider:
             if not isinstance(error, UncertainError):
                 self._settle(label)
             raise _provider_error(error) from error
+        failpoints.reach("call.after", "vast.create")
         rental = Rental(
             label=label,
             provider=self.name,
