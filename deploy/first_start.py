@@ -64,7 +64,7 @@ class Secrets:
     def kept_in(cls, vault: Path, installation: str) -> "Secrets":
         """What the vault holds; what it lacks is made at random. Raises OSError."""
         vault.mkdir(mode=0o700, exist_ok=True)
-        keys = ("vast_api_key", "vast_read_key", "google", "google_read")
+        keys = ("vast_api_key", "vast_read_key", "google", "google_read", "notice_url")
         return cls(
             installation=installation or kept_name(vault / "installation"),
             api_key=secret(vault / "api_key", prefix="dk_"),
@@ -111,6 +111,7 @@ def contents(known: Secrets, endpoint_ports: tuple[int, ...]) -> dict[str, dict[
             "nats_password": known.nats["recovery"],
             "log_password": known.postgres["recovery"],
             "vast_api_key": known.given["vast_api_key"],
+            "notice_url": known.given["notice_url"],
             "google.json": known.given["google"],
             "settings": f"DUMONT_INSTALLATION={known.installation}\n",
         },

@@ -7,6 +7,13 @@ RESTORE_BYTES_PER_SECOND_MIN = 6_000_000
 """A restore is never given less time than its bytes need at this rate."""
 NUMBER_MAX = 366 * 86_400
 """For every setting: in seconds a year, and no sensible price or size is larger."""
+ZERO_ALLOWED = {
+    *("cooldown", "search_retries"),
+    *("spend_hour_max", "spend_day_max", "spend_incident_max"),
+}
+SPEND_HOURS = {"hour": 1.5, "day": 26.0, "incident": 6.0}
+"""What a workspace may cost by default, in hours of a GPU at the highest price: more than one GPU
+in service for the whole window, less than two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +21,8 @@ class Policy:
     """The settings of one workspace, with the product's defaults.
 
     Prices are US dollars an hour, ``gpu_ram_min_gb`` and ``disk_gb`` are gigabytes.
+    ``spend_*_max`` are US dollars of rented GPUs in the last hour, in the last day, and in one
+    incident; 0 means so many hours at ``gpu_price_max`` as SPEND_HOURS says.
     ``regions`` are two-letter country codes or ``EU``: preferences, unless ``regions_strict``.
     """
 
@@ -26,6 +35,9 @@ class Policy:
     cooldown: float = 30.0
 
     gpu_price_max: float = 0.50
+    spend_hour_max: float = 0.0
+    spend_day_max: float = 0.0
+    spend_incident_max: float = 0.0
     gpu_ram_min_gb: float = 8.0
     gpu_disk_gb: float = 32.0
     gpu_image: str = "pytorch/pytorch:latest"
@@ -59,7 +71,7 @@ class Policy:
             if isinstance(value, str):
                 reason = _unusable_text(value)
             elif isinstance(value, (int, float)) and not isinstance(value, bool):
-                zero_allowed = field.name in {"cooldown", "search_retries"}
+                zero_allowed = field.name in ZERO_ALLOWED
                 reason = _unusable_number(value, zero_allowed=zero_allowed)
             else:
                 reason = None
@@ -72,6 +84,11 @@ class Policy:
             if not key.isprintable() or len(key.split()) < 2:
                 return "policy: each of ssh_keys is one public key line, 'ssh-ed25519 AAAA...'"
         return None
+
+    def spend_max(self, window: str) -> float:
+        """What may be spent in a window (``hour``, ``day``, ``incident``), in US dollars."""
+        asked: float = getattr(self, f"spend_{window}_max")
+        return asked or SPEND_HOURS[window] * self.gpu_price_max
 
     def restore_deadline(self, total_bytes: int) -> float:
         """How long a restore of so many bytes may take, in seconds."""

@@ -29,10 +29,13 @@ _PROVIDER = frozenset(
     }
 )
 PROVIDER_VARIABLES: Mapping[str, frozenset[str]] = {
-    "recovery": _PROVIDER | {"DUMONT_VAST_API_KEY", "DUMONT_VAST_API_KEY_FILE"},
+    "recovery": _PROVIDER
+    | {"DUMONT_VAST_API_KEY", "DUMONT_VAST_API_KEY_FILE"}
+    | {"DUMONT_NOTICE_URL", "DUMONT_NOTICE_URL_FILE"},
     "health": _PROVIDER | {"DUMONT_VAST_READ_KEY", "DUMONT_VAST_READ_KEY_FILE"},
 }
-"""Who may know how to reach the providers. Recovery alone gets the key that can spend."""
+"""Who may know how to reach the providers, and people. Recovery alone gets the key that can spend,
+and the webhook."""
 
 _OF_PROVIDERS = frozenset[str]().union(*PROVIDER_VARIABLES.values())
 _ORDINARY = frozenset(

@@ -16,13 +16,14 @@ from services.recovery.adapters.gates import Gates
 from services.recovery.adapters.gce import GceProvider
 from services.recovery.adapters.haproxy import HaproxyEndpoint, RuntimeApi
 from services.recovery.adapters.hosts import SshHosts
+from services.recovery.adapters.notices import LogNotices, WebhookNotices
 from services.recovery.adapters.vast import VastMarket, VastProvider
 from services.recovery.assigner import Assigner
 from services.recovery.driver import Driver
 from services.recovery.inbox import listen_forever
 from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
-from services.recovery.ports import MachineProvider, Market
+from services.recovery.ports import MachineProvider, Market, Notices
 from services.recovery.relay import Relay
 from services.recovery.renewer import Renewer
 from services.recovery.service import Recovery
@@ -89,6 +90,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             market=market,
             hosts=hosts,
             keeper=keeper,
+            notices=_notices(settings, stack),
             bootstrap_public_key=authority.bootstrap_public(),
             host_ca=authority.host_ca_public,
             may_act=lease.term,
@@ -117,6 +119,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             providers,
             installation=settings.installation,
             interval=settings.sweep_interval,
+            now=clock.now,
         )
 
         async def run() -> None:
@@ -174,6 +177,14 @@ def _providers(
     for missing in {"vast", "gce"} - providers.keys():
         log.warning("provider not configured: it can rent nothing", provider=missing)
     return providers, market
+
+
+def _notices(settings: Settings, stack: AsyncExitStack) -> Notices:
+    if not settings.notice_url:
+        return LogNotices()
+    webhook = WebhookNotices(settings.notice_url)
+    stack.push_async_callback(webhook.aclose)
+    return webhook
 
 
 def _keeper(settings: Settings, service: Recovery, authority: Authority, lease: Lease) -> Keeper:

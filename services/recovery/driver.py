@@ -13,7 +13,7 @@ import structlog
 
 from services.recovery.domain.effects import Effect
 from services.recovery.domain.obligations import pending
-from services.recovery.ports import EndpointError, HostError, ProviderError
+from services.recovery.ports import EndpointError, HostError, NoticeError, ProviderError
 from services.recovery.service import Recovery
 from shared import failpoints
 from shared.events import Event
@@ -75,7 +75,7 @@ class Driver:
                 outcomes = await self._carry_out(workspace, effect)
                 failpoints.reach("effect.after", name)
                 break
-            except (HostError, ProviderError, EndpointError) as error:
+            except (HostError, ProviderError, EndpointError, NoticeError) as error:
                 log.warning("effect failed", workspace=workspace, effect=name, reason=str(error))
                 if tries == TRIES_BEFORE_TOLD:
                     await self._tell(workspace, effect, tries, error)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from services.recovery.domain.state import Notice
 from services.recovery.domain.world import (
     Backend,
     Offer,
@@ -25,9 +26,12 @@ __all__ = [
     "HostUnreachableError",
     "HostUnsuitableError",
     "Hosts",
+    "MachineLimitError",
     "MachineProvider",
     "Market",
     "NoCapacityError",
+    "NoticeError",
+    "Notices",
     "Offer",
     "OfferGoneError",
     "Order",
@@ -63,6 +67,10 @@ class CredentialError(ProviderError):
 
 class OutcomeUnknownError(ProviderError):
     """No usable answer: the call may have happened. Settle it by the label."""
+
+
+class MachineLimitError(ProviderError):
+    """The workspace has a machine already that must end first: try again."""
 
 
 class MachineProvider(Protocol):
@@ -172,6 +180,18 @@ class Hosts(Protocol):
 
     async def thaw(self, standby: Host, *, workspace: WorkspaceName, epoch: int) -> None:
         """Let people in again."""
+        ...
+
+
+class NoticeError(Exception):
+    """Nobody could be told: try again."""
+
+
+class Notices(Protocol):
+    """How people are told without asking."""
+
+    async def send(self, workspace: WorkspaceName, notice: Notice) -> str:
+        """Tell them; returns the channel it went by. May be repeated. Raises NoticeError."""
         ...
 
 

@@ -42,6 +42,7 @@ class Settings:
     poll_interval: float
     settle_seconds: float
     renew_interval: float
+    notice_url: str = field(repr=False)
     rsync_oldest: str
     replica: str
     ready_file: Path | None
@@ -86,6 +87,7 @@ class Settings:
             sweep_interval=env.number("SWEEP_INTERVAL", 30.0),
             poll_interval=env.number("POLL_INTERVAL", 3.0),
             settle_seconds=env.number("SETTLE_SECONDS", 60.0),
+            notice_url=env.secret("NOTICE_URL", ""),
             renew_interval=env.number("RENEW_INTERVAL", 6 * 3600.0),
             rsync_oldest=env.text("RSYNC_OLDEST", "3.5.0"),
             replica=env.text("REPLICA", ""),

@@ -9,6 +9,7 @@ from services.recovery.domain.labels import workspace_of
 from services.recovery.domain.sweep import zombie
 from services.recovery.ports import MachineProvider, ProviderError
 from services.recovery.service import Recovery
+from shared.clock import Now
 from shared.machines import WorkspaceName
 
 log = structlog.get_logger()
@@ -24,11 +25,13 @@ class Sweeper:
         *,
         installation: str,
         interval: float,
+        now: Now,
     ) -> None:
         self._recovery = recovery
         self._providers = providers
         self._installation = installation
         self._interval = interval
+        self._now = now
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -47,7 +50,7 @@ class Sweeper:
             if workspace is None or workspace not in self._recovery.states:
                 log.warning("machine of an unknown workspace", label=rental.label)
                 continue
-            if zombie(self._recovery.state(workspace), rental) is not None:
+            if zombie(self._recovery.state(workspace), rental, self._now()) is not None:
                 await self._look_again(provider, workspace, rental.provider_id)
 
     async def _look_again(
@@ -55,6 +58,8 @@ class Sweeper:
     ) -> None:
         """A listing may be older than what was done since: only a fresh answer counts."""
         rental = await provider.get(provider_id)
-        event = zombie(self._recovery.state(workspace), rental) if rental else None
+        if rental is None:
+            return
+        event = zombie(self._recovery.state(workspace), rental, self._now())
         if event is not None:
             await self._recovery.observe(event)

@@ -128,6 +128,7 @@ class GpuProvisioned(Event):
     attempt: int
     host: Host
     ssh_deadline: datetime
+    rented_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +205,7 @@ class PrimaryFenced(Event):
     machine: MachineId
     provider_id: str
     how: str
+    seen_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +218,7 @@ class ZombieSeen(Event):
     provider: str
     provider_id: str
     reason: str
+    seen_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +230,21 @@ class OrphanDestroyed(Event):
     machine: MachineId
     provider_id: str
     reason: str
+    seen_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendLimitReached(Event):
+    """Nothing is rented for now: ``spent`` in this window is not less than ``maximum``.
+
+    US dollars of rented GPUs; ``window`` is ``hour``, ``day`` or ``incident``.
+    """
+
+    type: ClassVar[str] = "SpendLimitReached"
+
+    window: str
+    spent: float
+    maximum: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +283,21 @@ class EffectFailing(Event):
     tries: int
     reason: str
     hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeSent(Event):
+    """People were told: ``channel`` is ``log`` or ``webhook``, ``severity`` as in the timeline.
+
+    Notices of a workspace are numbered from 1; one may be delivered twice, under its number.
+    """
+
+    type: ClassVar[str] = "NoticeSent"
+
+    number: int
+    severity: str
+    text: str
+    channel: str
 
 
 # --- failover --------------------------------------------------------------------------------
@@ -315,16 +348,21 @@ class RecoveryStarted(Event):
     type: ClassVar[str] = "RecoveryStarted"
 
     reason: str
+    started_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveryHalted(Event):
-    """We cannot go on without a person. ``reason`` says why and ``hint`` what to do."""
+    """We cannot go on without a person. ``reason`` says why and ``hint`` what to do.
+
+    ``code`` is for programs, and the name of the runbook's section on it.
+    """
 
     type: ClassVar[str] = "RecoveryHalted"
 
     reason: str
     hint: str
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """One example of everything that a workspace's story is made of."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from services.recovery.domain.deadlines import due
@@ -56,6 +57,7 @@ class Story:
         self.state = State(workspace=WS)
         self.told: list[Event] = []
         self.now = START
+        self.price = 0.0
 
     def tell(self, event: Event) -> list[Event]:
         """Record an event and all that follows; returns what followed."""
@@ -142,7 +144,10 @@ class Story:
         self.offer()
         label = self.state.attempt.label
         assert label is not None
-        host = gpu(label, provider_id=str(100 + len(self.told)))
+        return self.provisioned(label, price=self.price)
+
+    def provisioned(self, label: MachineId, *, price: float) -> Host:
+        host = replace(gpu(label, provider_id=str(100 + len(self.told))), price_per_hour=price)
         self.tell(
             GpuProvisioned(
                 workspace=WS,
@@ -150,12 +155,19 @@ class Story:
                 attempt=self.state.attempt.number,
                 host=host,
                 ssh_deadline=self.now + timedelta(seconds=300),
+                rented_at=self.now,
             )
         )
         return host
 
     def restoring(self) -> Host:
         host = self.rented()
+        self.ready()
+        return host
+
+    def ready(self) -> None:
+        host = self.state.attempt.host
+        assert host is not None
         self.tell(
             GpuReady(
                 workspace=WS,
@@ -165,7 +177,6 @@ class Story:
                 restore_deadline=self.now + timedelta(seconds=600),
             )
         )
-        return host
 
     def restore_done(self, *, seconds: float = 1.0, final: bool = False) -> list[Event]:
         host = self.state.attempt.host

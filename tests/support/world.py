@@ -12,11 +12,12 @@ from uuid import UUID
 
 from services.recovery.actions import Pace, Tools, carry_out
 from services.recovery.domain.obligations import assignment
-from services.recovery.domain.state import Phase, State
+from services.recovery.domain.state import Notice, Phase, State
 from services.recovery.driver import Driver
 from services.recovery.keeper import Keeper
 from services.recovery.ports import (
     Backend,
+    NoticeError,
     Offer,
     Order,
     OutcomeUnknownError,
@@ -32,6 +33,7 @@ from shared.assignments import Assignment, SyncMode
 from shared.envelope import Envelope
 from shared.eventlog.memory import MemoryLog
 from shared.events import SPEAKER, Event
+from shared.events.health import ThresholdReached
 from shared.events.requests import RequestReceived
 from shared.events.sync import RestoreDone, SyncCompleted
 from shared.machines import Host, MachineId, Role, WorkspaceName
@@ -73,7 +75,7 @@ class MemoryCloud:
         self.created: list[str] = []
         self.answers_lost = 0
         self.silent = 0
-        self.offers_taken = 0
+        self.alive_max = 0
         self._next = 100
 
     async def provision(self, order: Order) -> Rental:
@@ -97,6 +99,7 @@ class MemoryCloud:
         )
         self.machines[provider_id] = Machine(rental, order.role)
         self.created.append(order.label)
+        self.alive_max = max(self.alive_max, len(self.running()))
         if self.answers_lost:
             self.answers_lost -= 1
             raise OutcomeUnknownError("the connection was cut")
@@ -237,6 +240,21 @@ class MemoryEndpoint:
         return "somebody"
 
 
+class MemoryNotices:
+    """``told`` is what people were told, by severity and text; ``silent`` so many tries fail."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.silent = 0
+
+    async def send(self, workspace: WorkspaceName, notice: Notice) -> str:
+        if self.silent:
+            self.silent -= 1
+            raise NoticeError("nobody answers")
+        self.told.append((notice.severity, notice.text))
+        return "log"
+
+
 class DyingLog(MemoryLog):
     """The log outlives the process; ``die_at`` counts appends down to the kill."""
 
@@ -261,12 +279,14 @@ class World:
     gce: MemoryCloud = field(default_factory=lambda: MemoryCloud("gce"))
     new_id: Ids = field(default_factory=Ids)
     restarts: int = 0
+    sweep_interval: float = 5.0
     said: int = 0
 
     def __post_init__(self) -> None:
         clouds = (self.vast, self.gce)
         self.hosts = MemoryHosts(clouds)
         self.endpoint = MemoryEndpoint(clouds)
+        self.notices = MemoryNotices()
         self.recovery: Recovery | None = None
         self._waiting: list[tuple[int, Event]] = []
         self._reported: set[object] = set()
@@ -308,6 +328,7 @@ class World:
             market=self.vast,
             hosts=self.hosts,
             keeper=keeper,
+            notices=self.notices,
             bootstrap_public_key="ssh-ed25519 AAAA",
             host_ca=lambda workspace: f"ssh-ed25519 CA-of-{workspace}",
             may_act=lambda: None,
@@ -321,7 +342,8 @@ class World:
                 recovery,
                 {"vast": self.vast, "gce": self.gce},
                 installation="dumont",
-                interval=5.0,
+                interval=self.sweep_interval,
+                now=now,
             ).run(),
             self._others_speak(recovery),
         )
@@ -384,6 +406,22 @@ class World:
 
     def outbid(self, host: Host) -> None:
         self.vast.set(host.provider_id, RentalStatus.STOPPED)
+
+    def lose(self, host: Host) -> None:
+        """Outbid it, and let health see it."""
+        self.outbid(host)
+        self.say(
+            ThresholdReached(
+                workspace=WS,
+                epoch=self.state().epoch,
+                machine=host.id,
+                role=Role.GPU,
+                failures=3,
+                threshold=3,
+                reason="vast says stopped",
+                positive=True,
+            )
+        )
 
     def timeline(self) -> list[str]:
         return [record.type for record in self.log.rows]

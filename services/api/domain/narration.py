@@ -51,6 +51,7 @@ _SEVERITIES: dict[type[Event], Severity] = {
     recovery.FailoverStarted: Severity.CRITICAL,
     recovery.StandbyLost: Severity.CRITICAL,
     recovery.RecoveryHalted: Severity.CRITICAL,
+    recovery.SpendLimitReached: Severity.WARNING,
 }
 
 
@@ -272,6 +273,17 @@ def _(event: recovery.FailoverCompleted) -> str:
 @tell.register
 def _(event: recovery.RecoveryStarted) -> str:
     return f"recovery started: {event.reason}"
+
+
+@tell.register
+def _(event: recovery.SpendLimitReached) -> str:
+    spent, maximum = event.spent, event.maximum
+    return f"nothing is rented: {spent:.2f} $ of {maximum:.2f} $ per {event.window} are spent"
+
+
+@tell.register
+def _(event: recovery.NoticeSent) -> str:
+    return f"people were told ({event.channel}): {event.text}"
 
 
 @tell.register

@@ -7,7 +7,7 @@ is an event with a reason.
 
 from collections.abc import Awaitable
 
-from services.recovery.actions import fencing, gpu, standby, switches
+from services.recovery.actions import fencing, gpu, standby, switches, telling
 from services.recovery.actions.tools import Outcomes, Pace, Tools
 from services.recovery.domain.effects import (
     AwaitGpu,
@@ -20,6 +20,7 @@ from services.recovery.domain.effects import (
     ProvisionStandby,
     RentGpu,
     SearchOffers,
+    SendNotice,
     SwitchToGpu,
     ThawStandby,
     WatchCandidate,
@@ -36,7 +37,7 @@ async def carry_out(at: Tools, workspace: WorkspaceName, effect: Effect) -> Outc
     return await _action(at, at.recovery.state(workspace), effect)
 
 
-def _action(at: Tools, state: State, effect: Effect) -> Awaitable[Outcomes]:  # noqa: C901
+def _action(at: Tools, state: State, effect: Effect) -> Awaitable[Outcomes]:  # noqa: C901, PLR0912 # flat
     match effect:
         case ProvisionStandby():
             return standby.provision(at, state, effect)
@@ -62,3 +63,5 @@ def _action(at: Tools, state: State, effect: Effect) -> Awaitable[Outcomes]:  # 
             return switches.switch_to_gpu(at, state, effect)
         case Fence():
             return fencing.fence(at, state, effect)
+        case SendNotice():
+            return telling.tell(at, state, effect)

@@ -46,6 +46,7 @@ def _fenced(at: Tools, state: State, condemned: Condemned, provider_id: str, how
             machine=condemned.machine,
             provider_id=provider_id,
             reason=condemned.reason,
+            seen_at=at.now(),
         )
     return PrimaryFenced(
         workspace=state.workspace,
@@ -53,4 +54,5 @@ def _fenced(at: Tools, state: State, condemned: Condemned, provider_id: str, how
         machine=condemned.machine,
         provider_id=provider_id,
         how=how,
+        seen_at=at.now(),
     )

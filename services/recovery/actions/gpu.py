@@ -13,12 +13,16 @@ from services.recovery.domain.effects import (
     SearchOffers,
     WatchCandidate,
 )
+from services.recovery.domain.labels import family_of
 from services.recovery.domain.state import State
+from services.recovery.domain.sweep import ALIVE, zombie
 from services.recovery.domain.world import DEAD
 from services.recovery.ports import (
     CredentialError,
     HostUnreachableError,
     HostUnsuitableError,
+    MachineLimitError,
+    MachineProvider,
     Order,
     OutcomeUnknownError,
     ProviderError,
@@ -27,7 +31,7 @@ from services.recovery.ports import (
 )
 from shared.events import Event
 from shared.events.recovery import GpuProvisioned, GpuReady, OfferSelected, ProvisionFailed
-from shared.machines import Host, Role
+from shared.machines import Host, Role, WorkspaceName
 
 
 async def prepare_adopted(at: Tools, state: State, effect: PrepareAdopted) -> Outcomes:
@@ -99,8 +103,10 @@ async def rent(at: Tools, state: State, effect: RentGpu) -> Outcomes:
         retried=not at.recovery.intended_here(effect.label),
     )
     try:
-        rental = await at.provider("vast").provision(order)
-    except OutcomeUnknownError:
+        vast = at.provider("vast")
+        await _alone(at, vast, state.workspace, effect)
+        rental = await vast.provision(order)
+    except (OutcomeUnknownError, MachineLimitError):
         raise
     except ProviderError as error:
         stage = "credentials" if isinstance(error, CredentialError) else "rent"
@@ -113,8 +119,26 @@ async def rent(at: Tools, state: State, effect: RentGpu) -> Outcomes:
             attempt=effect.attempt,
             host=host_of(rental),
             ssh_deadline=deadline,
+            rented_at=at.now(),
         ),
     )
+
+
+async def _alone(
+    at: Tools, vast: MachineProvider, workspace: WorkspaceName, effect: RentGpu
+) -> None:
+    """Whatever we believe: the provider shows no other GPU of this workspace running.
+
+    Raises MachineLimitError while it shows one; what has no place is owed its end from here on.
+    """
+    family = family_of(effect.label)
+    for rental in await vast.inventory(family):
+        sibling = family_of(rental.label) == family and rental.label != effect.label
+        if not sibling or rental.status not in ALIVE:
+            continue
+        if event := zombie(at.recovery.state(workspace), rental, at.now()):
+            await at.recovery.observe(event)
+        raise MachineLimitError(f"{rental.label} still runs: nothing is rented beside it")
 
 
 async def await_ready(at: Tools, state: State, effect: AwaitGpu) -> Outcomes:

@@ -11,6 +11,7 @@ from services.recovery.ports import (
     Hosts,
     MachineProvider,
     Market,
+    Notices,
     Plan,
     Rental,
 )
@@ -44,6 +45,7 @@ class Tools:
     market: Market | None
     hosts: Hosts
     keeper: Keeper
+    notices: Notices
     bootstrap_public_key: str
     host_ca: Callable[[WorkspaceName], str]
     may_act: Callable[[], object]

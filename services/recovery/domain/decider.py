@@ -8,9 +8,12 @@ reason that a person can read.
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from zlib import crc32
 
 from services.recovery.domain import requests
+from services.recovery.domain.halts import Halt, halted
 from services.recovery.domain.labels import gpu_label, standby_label
+from services.recovery.domain.spending import breach
 from services.recovery.domain.state import Phase, Serving, State, Step
 from shared.events import Event
 from shared.events.health import ThresholdReached
@@ -23,8 +26,8 @@ from shared.events.recovery import (
     ProvisionFailed,
     ProvisionRequested,
     RecoveryCompleted,
-    RecoveryHalted,
     RecoveryStarted,
+    SpendLimitReached,
     StandbyLost,
     StandbyRestored,
     SyncResumed,
@@ -39,6 +42,7 @@ from shared.machines import MachineId, Role
 
 MISSES_WITHOUT_WAIT = 2
 RESTORE_FAILURES_MAX = 3
+JITTER = 0.2
 RECHECK_SECONDS_MIN = 1.0
 """A refused failover is looked at again after the health interval, but not faster than this."""
 
@@ -78,33 +82,61 @@ def decide(state: State, event: Event, context: Context) -> tuple[Event, ...]:
         case ThresholdReached(role=Role.GPU):
             return _gpu_suspected(state, now)
         case FailoverCompleted() if state.phase is Phase.ON_STANDBY:
-            return _start_recovery(state, "the GPU was lost")
+            return _start_recovery(state, now, "the GPU was lost")
         case StandbyRestored() if state.serving is Serving.STANDBY and not state.generation:
             return _halt_without_data(state)
         case WorkspaceResumed() if state.phase is Phase.ON_STANDBY:
-            return _start_recovery(state, "automatic recovery is on again")
+            return _start_recovery(state, now, "automatic recovery is on again")
         case SyncCompleted():
-            return _synced(state)
+            return _synced(state, now)
         case OfferSelected(attempt=n) if n == state.attempt.number and _searching(state):
-            deadline = now + timedelta(seconds=state.policy.ssh_timeout)
-            return (
-                ProvisionRequested(
-                    workspace=state.workspace,
-                    epoch=state.epoch,
-                    role=Role.GPU,
-                    attempt=n,
-                    label=gpu_label(context.installation, state),
-                    offer=event.offer,
-                    bid=event.bid,
-                    deadline=deadline,
-                ),
-            )
+            return _rent(state, event, context)
         case ProvisionFailed(role=Role.GPU):
             return _after_a_miss(state, event, now)
         case RestoreDone() | RestoreFailed() if event.epoch == state.epoch:
             return _after_a_pass(state, event, now)
         case _:
             return ()
+
+
+def _rent(state: State, event: OfferSelected, context: Context) -> tuple[Event, ...]:
+    """Rent what was chosen, unless enough money was spent."""
+    name, epoch, now = state.workspace, state.epoch, context.now
+    if reached := breach(state, now):
+        told = SpendLimitReached(
+            workspace=name,
+            epoch=epoch,
+            window=reached.window,
+            spent=reached.spent,
+            maximum=reached.maximum,
+        )
+        if reached.window == "incident":
+            hint = (
+                "look in the timeline why the GPUs did not last, then 'dumont recover NAME' allows "
+                "as much once more"
+            )
+            return (told, halted(state, Halt.SPENDING, str(reached), hint))
+        wait = WaitScheduled(
+            workspace=name,
+            epoch=epoch,
+            role=Role.GPU,
+            attempt=event.attempt,
+            until=now + timedelta(seconds=state.policy.search_wait_max),
+            reason=str(reached),
+        )
+        return (wait,) if state.spend_told == reached.window else (told, wait)
+    return (
+        ProvisionRequested(
+            workspace=name,
+            epoch=epoch,
+            role=Role.GPU,
+            attempt=event.attempt,
+            label=gpu_label(context.installation, state),
+            offer=event.offer,
+            bid=event.bid,
+            deadline=now + timedelta(seconds=state.policy.ssh_timeout),
+        ),
+    )
 
 
 def _searching(state: State) -> bool:
@@ -182,10 +214,14 @@ def failover_limitation(state: State, *, now: datetime, asked: bool = False) -> 
     return None
 
 
-def _start_recovery(state: State, reason: str) -> tuple[Event, ...]:
+def _start_recovery(state: State, now: datetime, reason: str) -> tuple[Event, ...]:
     if state.paused or not state.policy.auto_recovery or not state.complete:
         return ()
-    return (RecoveryStarted(workspace=state.workspace, epoch=state.epoch, reason=reason),)
+    return (
+        RecoveryStarted(
+            workspace=state.workspace, epoch=state.epoch, reason=reason, started_at=now
+        ),
+    )
 
 
 def _halt_without_data(state: State) -> tuple[Event, ...]:
@@ -193,17 +229,17 @@ def _halt_without_data(state: State) -> tuple[Event, ...]:
     if not state.complete or state.phase not in {Phase.ON_STANDBY, Phase.RECOVERING}:
         return ()
     return (
-        RecoveryHalted(
-            workspace=state.workspace,
-            epoch=state.epoch,
-            reason="the standby lost its disk while it served: it holds no generation any more",
-            hint="the disk of the GPU that was lost may still have the data: fetch it before "
+        halted(
+            state,
+            Halt.NO_DATA,
+            "the standby lost its disk while it served: it holds no generation any more",
+            "the disk of the GPU that was lost may still have the data: fetch it before "
             "'dumont recover', which goes on with an empty workspace",
         ),
     )
 
 
-def _synced(state: State) -> tuple[Event, ...]:
+def _synced(state: State, now: datetime) -> tuple[Event, ...]:
     if state.phase is Phase.SYNCING and state.resume_owed:
         assert state.primary is not None
         name, epoch = state.workspace, state.epoch
@@ -218,7 +254,7 @@ def _synced(state: State) -> tuple[Event, ...]:
         )
     first_start = state.epoch == 0 and state.phase is Phase.ON_STANDBY
     if first_start and state.serving is Serving.STANDBY and 0 < state.seal <= state.sealed:
-        return _start_recovery(state, "the first generation is sealed and a GPU is wanted")
+        return _start_recovery(state, now, "the first generation is sealed and a GPU is wanted")
     return ()
 
 
@@ -236,10 +272,18 @@ def _wait(state: State, now: datetime, role: Role, attempt: int, reason: str) ->
 
 
 def grown(state: State, doublings: int) -> float:
-    """A wait in seconds that doubles up to the policy's longest."""
+    """A wait in seconds that doubles up to the policy's longest.
+
+    The longer ones are cut by up to a fifth, by the workspace and the attempt, so that those that
+    were lost together do not all ask together for ever.
+    """
     policy = state.policy
     factor = float(2 ** max(0, min(doublings, 16)))
-    return min(policy.search_retry_wait * factor, policy.search_wait_max)
+    seconds = min(policy.search_retry_wait * factor, policy.search_wait_max)
+    if doublings <= 0:
+        return seconds
+    key = f"{state.workspace}/{state.epoch}/{state.attempt.number}/{state.standby.attempt}"
+    return seconds * (1 - JITTER * crc32(key.encode()) / 2**32)
 
 
 def _after_a_miss(state: State, event: ProvisionFailed, now: datetime) -> tuple[Event, ...]:
@@ -247,11 +291,7 @@ def _after_a_miss(state: State, event: ProvisionFailed, now: datetime) -> tuple[
         return ()
     if event.stage == "credentials":
         hint = event.hint or "check the provider's key, then: dumont recover NAME"
-        return (
-            RecoveryHalted(
-                workspace=state.workspace, epoch=state.epoch, reason=event.reason, hint=hint
-            ),
-        )
+        return (halted(state, Halt.CREDENTIALS, event.reason, hint),)
     if event.stage != "search" and state.misses <= MISSES_WITHOUT_WAIT:
         return ()  # another offer may do at once
     return (_wait(state, now, Role.GPU, state.attempt.number, event.reason),)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.recovery.domain.state import Condemned, Suspicion
+from services.recovery.domain.state import Condemned, Notice, Suspicion
 from shared.machines import Host, MachineId
 
 
@@ -117,6 +117,14 @@ class Fence:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendNotice:
+    """Tell people, without their asking."""
+
+    notice: Notice
+    epoch: int
+
+
 Effect = (
     ProvisionStandby
     | PrepareAdopted
@@ -130,4 +138,5 @@ Effect = (
     | ThawStandby
     | SwitchToGpu
     | Fence
+    | SendNotice
 )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import reduce
 
 from services.recovery.domain.fencing import attempt_ended, condemn, fenced, removed
+from services.recovery.domain.notices import noticed
 from services.recovery.domain.returning import (
     aborted,
     attempt_failed,
@@ -16,6 +17,7 @@ from services.recovery.domain.returning import (
     ready,
     restored,
 )
+from services.recovery.domain.spending import metered
 from services.recovery.domain.standing import (
     standby_attempt_failed,
     standby_provisioned,
@@ -77,6 +79,11 @@ def fold(workspace: WorkspaceName, events: Iterable[Event]) -> State:
 
 
 def evolve(state: State, event: Event) -> State:
+    """Total: an event that does not fit changes nothing."""
+    return noticed(state, _evolved(metered(state, event), event), event)
+
+
+def _evolved(state: State, event: Event) -> State:
     match event:
         # --- the workspace
         case WorkspaceRegistered() if state.phase is Phase.UNREGISTERED:
@@ -162,7 +169,11 @@ def evolve(state: State, event: Event) -> State:
                 reason="",
             )
         case WaitScheduled(role=Role.GPU) if state.phase is Phase.RECOVERING:
-            return replace(state, wait_until=event.until)
+            waiting = replace(state, wait_until=event.until)
+            if state.step is Step.SEARCHING:
+                # An offer that was chosen before is stale by then.
+                waiting = replace(waiting, attempt=Attempt(number=state.attempt.number))
+            return waiting
         case WaitEnded(role=Role.GPU):
             suspicion = state.suspicion and replace(state.suspicion, recheck_at=None)
             return replace(state, wait_until=None, suspicion=suspicion)
@@ -267,7 +278,8 @@ def _refused(state: State, event: FailoverRefused) -> State:
         return state
     if event.recheck_at is None:
         return replace(state, suspicion=None)
-    return replace(state, suspicion=replace(state.suspicion, recheck_at=event.recheck_at))
+    refused = replace(state.suspicion, recheck_at=event.recheck_at, refused=event.reason)
+    return replace(state, suspicion=refused)
 
 
 def _synced(state: State, event: SyncCompleted) -> State:

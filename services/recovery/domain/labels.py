@@ -14,6 +14,11 @@ def standby_label(installation: str, state: State) -> MachineId:
     return MachineId(f"{installation}-{state.workspace}-standby-{state.standby.attempt}")
 
 
+def family_of(label: str) -> str:
+    """What the labels of all GPUs of one workspace begin with, and those of no other."""
+    return label.rpartition("-e")[0]
+
+
 def workspace_of(label: str, installation: str) -> WorkspaceName | None:
     """The workspace that a machine's label names, None when the label is not one of ours."""
     prefix = f"{installation}-"

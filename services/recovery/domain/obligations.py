@@ -17,6 +17,7 @@ from services.recovery.domain.effects import (
     ProvisionStandby,
     RentGpu,
     SearchOffers,
+    SendNotice,
     SwitchToGpu,
     ThawStandby,
     WatchCandidate,
@@ -31,7 +32,7 @@ __all__ = ["Leave", "assignment", "endpoint", "pending"]
 
 def pending(state: State) -> tuple[Effect, ...]:
     """Every effect that this state owes the world, in no order."""
-    return (*_fences(state), *_standby(state), *_primary(state), *_attempt(state))
+    return (*_fences(state), *_standby(state), *_primary(state), *_attempt(state), *_notices(state))
 
 
 def _fences(state: State) -> tuple[Effect, ...]:
@@ -40,6 +41,11 @@ def _fences(state: State) -> tuple[Effect, ...]:
         for condemned in state.condemned
         if not condemned.seen
     )
+
+
+def _notices(state: State) -> tuple[Effect, ...]:
+    """One after the other, so that they arrive in order."""
+    return tuple(SendNotice(notice=notice, epoch=state.epoch) for notice in state.notices[:1])
 
 
 def _standby(state: State) -> tuple[Effect, ...]:
@@ -96,6 +102,8 @@ def _attempt(state: State) -> tuple[Effect, ...]:
     number = attempt.number
     if state.step is Step.SEARCHING:
         waiting = state.wait_until is not None or bool(attempt.offer) or state.paused
+        # Two GPUs are never paid for at once: the last one is seen to its end before the next.
+        waiting = waiting or any(ending.billed for ending in state.condemned)
         return () if waiting else (SearchOffers(attempt=number, epoch=epoch),)
     if state.step is Step.PROVISIONING:
         assert attempt.label is not None

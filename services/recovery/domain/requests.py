@@ -63,7 +63,7 @@ def answer(
             raise Refusal(
                 f"there is no workspace {state.workspace!r}", "see them with: dumont workspace list"
             )
-        return _known(state, request, limitation)
+        return _known(state, request, now, limitation)
     except Refusal as refusal:
         return (
             RequestRefused(
@@ -166,7 +166,12 @@ def _host(values: object, *, providers: tuple[str, ...]) -> Host | None:
     return Host(**values)
 
 
-def _known(state: State, request: RequestReceived, limitation: Callable[[], str | None]) -> Answer:
+def _known(
+    state: State,
+    request: RequestReceived,
+    now: datetime,
+    limitation: Callable[[], str | None],
+) -> Answer:
     name, epoch, actor = state.workspace, state.epoch, request.actor
     match request.verb:
         case "remove":
@@ -185,7 +190,8 @@ def _known(state: State, request: RequestReceived, limitation: Callable[[], str 
                     f"the workspace is {state.phase}: there is nothing to recover from now",
                     "see what it is doing with: dumont status",
                 )
-            return (RecoveryStarted(workspace=name, epoch=epoch, reason=f"asked by {actor}"),)
+            asked = f"asked by {actor}"
+            return (RecoveryStarted(workspace=name, epoch=epoch, reason=asked, started_at=now),)
         case "pause":
             reason = str(request.arguments.get("reason", ""))
             return (WorkspacePaused(workspace=name, epoch=epoch, actor=actor, reason=reason),)

@@ -67,6 +67,31 @@ class Condemned:
     seen: bool = False
     keep: bool = False  # an adopted machine: it may be stopped, its disk is its owner's
 
+    @property
+    def billed(self) -> bool:
+        """Whether this may be a GPU that still runs, as far as we have seen."""
+        return not self.seen and self.provider == "vast"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meter:
+    """What one rented GPU costs, in US dollars an hour, as long as ``until`` is None."""
+
+    machine: MachineId
+    price_per_hour: float
+    since: datetime
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something that people are to be told; ``severity`` is ``info``, ``warning``, ``critical``."""
+
+    number: int
+    severity: str
+    text: str
+    hint: str = ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspicion:
@@ -76,6 +101,7 @@ class Suspicion:
     reason: str
     evidence: tuple[str, ...]
     recheck_at: datetime | None = None
+    refused: str = ""  # why we did not fail over, as last said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,3 +174,10 @@ class State:
 
     suspicion: Suspicion | None = None
     condemned: tuple[Condemned, ...] = ()
+
+    notices: tuple[Notice, ...] = ()  # owed to people, the oldest first
+    notices_made: int = 0
+
+    meters: tuple[Meter, ...] = ()  # of the last day and of this incident
+    incident_since: datetime | None = None
+    spend_told: str = ""  # the window whose limit was said to be reached in this incident

@@ -1,5 +1,7 @@
 """Which machines in a provider's account have no place in the state."""
 
+from datetime import datetime
+
 from services.recovery.domain.obligations import role_of
 from services.recovery.domain.state import End, State
 from services.recovery.domain.world import Rental, RentalStatus
@@ -8,7 +10,7 @@ from shared.events.recovery import ZombieSeen
 ALIVE = {RentalStatus.RUNNING, RentalStatus.BOOTING}
 
 
-def zombie(state: State, rental: Rental) -> ZombieSeen | None:
+def zombie(state: State, rental: Rental, now: datetime) -> ZombieSeen | None:
     """The event for a machine with our label that must not be, None for one that may."""
     reason = _misplaced(state, rental)
     if reason is None:
@@ -20,6 +22,7 @@ def zombie(state: State, rental: Rental) -> ZombieSeen | None:
         provider=rental.provider,
         provider_id=rental.provider_id,
         reason=reason,
+        seen_at=now,
     )
 
 

@@ -247,6 +247,13 @@ def _plausible(kind: type[Event], tale: Tale) -> dict[str, Any]:
         },
         "RecoveryStarted": {"reason": "the GPU was lost"},
         "RecoveryHalted": {"reason": "the key is not accepted", "hint": "set another key"},
+        "SpendLimitReached": {"window": "day", "spent": 13.1, "maximum": 13.0},
+        "NoticeSent": {
+            "number": 1,
+            "severity": "critical",
+            "text": "recovery halted",
+            "channel": "log",
+        },
         "FailbackStarted": {"machine": gpu().id, "attempt": 1, "freeze_deadline": later},
         "StandbyFrozen": {"attempt": 1, "frozen_at": tale.now},
         "FailbackAborted": {

@@ -16,7 +16,7 @@ from tests.support.world import WS, Machine, World
 
 def syncing(epoch: int) -> Callable[[State], bool]:
     def reached(state: State) -> bool:
-        settled = not state.condemned and not state.resume_owed
+        settled = not state.condemned and not state.resume_owed and not state.notices
         return state.phase is Phase.SYNCING and state.epoch == epoch and settled
 
     return reached
@@ -31,19 +31,7 @@ async def lose_the_gpu(world: World, *, epoch: int = 3) -> None:
     await asyncio.sleep(3600)
     lost = world.state().primary
     assert lost is not None
-    world.outbid(lost)
-    world.say(
-        ThresholdReached(
-            workspace=WS,
-            epoch=world.state().epoch,
-            machine=lost.id,
-            role=Role.GPU,
-            failures=3,
-            threshold=3,
-            reason="vast says stopped",
-            positive=True,
-        )
-    )
+    world.lose(lost)
     await world.life(syncing(epoch))
 
 
@@ -74,6 +62,7 @@ FIRST_START = [
     "SyncCompleted",
     "SyncResumed",
     "RecoveryCompleted",
+    "NoticeSent",
 ]
 
 
