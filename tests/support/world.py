@@ -75,6 +75,7 @@ class MemoryCloud:
         self.created: list[str] = []
         self.answers_lost = 0
         self.silent = 0
+        self.undying = 0  # so many calls to stop change nothing
         self.alive_max = 0
         self._next = 100
 
@@ -119,6 +120,9 @@ class MemoryCloud:
         self.set(provider_id, RentalStatus.RUNNING)
 
     async def stop(self, provider_id: str) -> bool:
+        if self.undying:
+            self.undying -= 1
+            return False
         if provider_id in self.machines:
             self.set(provider_id, RentalStatus.STOPPED)
         return True

@@ -1,12 +1,14 @@
 """Seeing to it that a machine without a place can neither serve nor bill."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 from services.recovery.actions.tools import Outcomes, Tools
 from services.recovery.domain.effects import Fence
 from services.recovery.domain.state import Condemned, End, State
-from services.recovery.ports import MachineProvider
+from services.recovery.ports import MachineProvider, ProviderError
 from shared.events import Event
 from shared.events.recovery import OrphanDestroyed, PrimaryFenced
 
@@ -16,8 +18,7 @@ async def fence(at: Tools, state: State, effect: Fence) -> Outcomes:
     condemned = effect.condemned
     provider = at.provider(condemned.provider)
     if condemned.end is End.STOP:
-        while not await provider.stop(condemned.provider_id):
-            await asyncio.sleep(at.pace.poll)
+        await _until_seen(at, "stopped", partial(provider.stop, condemned.provider_id))
         return (_fenced(at, state, condemned, condemned.provider_id, "stopped"),)
     if condemned.provider_id:
         await _destroy(at, provider, condemned.provider_id)
@@ -33,7 +34,18 @@ async def fence(at: Tools, state: State, effect: Fence) -> Outcomes:
 
 
 async def _destroy(at: Tools, provider: MachineProvider, provider_id: str) -> None:
-    while not await provider.destroy(provider_id):
+    await _until_seen(at, "gone", partial(provider.destroy, provider_id))
+
+
+async def _until_seen(at: Tools, end: str, ask: Callable[[], Awaitable[bool]]) -> None:
+    """Ask again until the provider shows it. One that never does is an error to be told."""
+    until = at.now() + timedelta(seconds=at.pace.settle)
+    while not await ask():
+        if at.now() >= until:
+            raise ProviderError(
+                f"the provider was asked again and again and does not show the machine {end}",
+                "look in the provider's console: it may still be billed",
+            )
         await asyncio.sleep(at.pace.poll)
         at.may_act()
 

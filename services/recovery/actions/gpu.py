@@ -37,7 +37,14 @@ from shared.machines import Host, Role, WorkspaceName
 async def prepare_adopted(at: Tools, state: State, effect: PrepareAdopted) -> Outcomes:
     """Install the gate on a GPU that holds the data already; nothing else there is touched."""
     host = await _adopted(at, effect.host)
-    await at.until_answers(host)
+    try:
+        async with asyncio.timeout(state.policy.ssh_timeout):
+            await at.until_answers(host)
+    except TimeoutError:
+        raise HostUnreachableError(
+            f"the GPU at {host.address} port {host.port} does not let our key in",
+            "it must accept root with the key that 'dumont workspace add' showed",
+        ) from None
     plan = replace(plan_for(state, Role.GPU, effect.epoch), adopted=True)
     await at.hosts.prepare(host, plan)
     return (_gpu_ready(at, state, effect.epoch, 0, host),)

@@ -133,3 +133,18 @@ def test_people_are_told_after_a_crash_right_before_the_telling() -> None:
     assert "the GPU was lost; the standby serves at the same address" in texts
     assert texts[-1] == "back on a GPU after 1 attempt"
     assert texts[0] == texts[1], "told again rather than not at all"
+
+
+@fault(65)
+def test_people_are_told_of_a_machine_whose_end_the_provider_never_shows() -> None:
+    async def story(world: World) -> None:
+        await first_start(world)
+        world.vast.undying = 60
+        await lose_the_gpu(world)
+
+    world = World()
+    virtual_time.run(story(world))
+    told = [text for _, text in world.notices.told if text.startswith("fence failed")]
+    assert told
+    assert "does not show the machine stopped" in told[0]
+    assert len(world.vast.running()) == 1, "tried on until it was seen"
