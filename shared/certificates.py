@@ -1,11 +1,18 @@
 """What services ask recovery for on ``dumont.certificates.<service>``, and its answer."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from pydantic import TypeAdapter
 
 from shared.machines import WorkspaceName
+
+BACKDATE = timedelta(seconds=60)
+"""How long before it was made a certificate begins.
+
+A host whose clock is behind by less accepts a fresh one at once.
+"""
 
 
 class CertificateRole(StrEnum):

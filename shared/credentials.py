@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from shared import subjects
 from shared.bus.port import Bus, BusError
-from shared.certificates import REPLY, REQUEST, CertificateRequest, CertificateRole
+from shared.certificates import BACKDATE, REPLY, REQUEST, CertificateRequest, CertificateRole
 from shared.machines import WorkspaceName
 from shared.ssh import Identity, certificate_validity
 
@@ -121,9 +121,8 @@ class Credentials:
             after, before = certificate_validity(reply.certificate)
         except ValueError as error:
             raise CredentialsError(f"recovery's answer is {error}") from None
-        half = (before - after) / 2
-        # Back-dating makes the first half shorter than it looks, never the second one.
-        return _Held(reply.certificate, private_key, asked_at + half, asked_at + 2 * half)
+        life = before - after - BACKDATE.total_seconds()
+        return _Held(reply.certificate, private_key, asked_at + life / 2, asked_at + life)
 
     def _forget_older(self, slot: _Slot) -> None:
         """Drop what belongs to epochs that are over: recovery may still ask for the one before."""

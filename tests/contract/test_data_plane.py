@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from shared.machines import Role, WorkspaceName
 from shared.policy import Policy
 from shared.ssh import GateError, SshError, new_key
 from shared.subjects import STREAM_INBOX
-from tests.support.hosts import WORKSPACE, Lab, LabHost, fill, lab, people_key, tree_of
+from tests.support.hosts import WORKSPACE, Lab, LabHost, fill, lab, people_key, tree_of, until
 
 pytestmark = pytest.mark.anyio
 
@@ -399,10 +399,3 @@ class TestOldGenerations:
 
 def jobs(standby: LabHost) -> int:
     return len(list((standby.store / "jobs").iterdir()))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)

@@ -4,8 +4,7 @@ import asyncio
 import json
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from services.recovery.ports import HostUnsuitableError
 from shared.certificates import CertificateRole
 from shared.machines import Role
 from shared.ssh import GateError, HostRefusedUsError
-from tests.support.hosts import Lab, LabHost, fill, lab, people_key, tree_of
+from tests.support.hosts import Lab, LabHost, fill, lab, people_key, processes_of, tree_of, until
 
 pytestmark = pytest.mark.anyio
 
@@ -131,33 +130,25 @@ async def test_a_client_that_goes_away_takes_its_job_with_it(hosts: Lab) -> None
     pull.cancel()
     with suppress(asyncio.CancelledError):
         await pull
-    await until(lambda: not programs(standby, b"rsync") and not programs(standby, b"gate.pyz"))
+    await until(
+        lambda: not processes_of(standby, b"rsync") and not processes_of(standby, b"gate.pyz")
+    )
     assert standby.generations == []
 
 
 async def test_what_a_killed_gate_left_running_is_ended_by_the_next_job(hosts: Lab) -> None:
     standby, pull = await slow_pull(hosts)
-    for pid in programs(standby, b"rsync"):
+    for pid in processes_of(standby, b"rsync"):
         os.kill(pid, signal.SIGSTOP)  # so that it cannot notice by itself
-    stopped = set(programs(standby, b"rsync"))
+    stopped = set(processes_of(standby, b"rsync"))
     assert stopped
-    for pid in programs(standby, b"gate.pyz"):
+    for pid in processes_of(standby, b"gate.pyz"):
         os.kill(pid, signal.SIGKILL)
     await asyncio.gather(pull, return_exceptions=True)
     await hosts.ask(standby, PROMOTE, 0, "promote", {"epoch": 0, "serve": True})
-    assert stopped <= set(programs(standby, b"rsync"))
+    assert stopped <= set(processes_of(standby, b"rsync"))
     await hosts.seal(standby, 0)
-    assert not stopped & set(programs(standby, b"rsync"))
-
-
-async def test_a_promotion_leaves_no_process_of_the_old_epoch(hosts: Lab) -> None:
-    standby, pull = await slow_pull(hosts)
-    await hosts.ask(standby, PROMOTE, 1, "promote", {"epoch": 1, "serve": False})
-    assert programs(standby, b"rsync") == []
-    await asyncio.gather(pull, return_exceptions=True)
-    with pytest.raises(HostRefusedUsError):
-        await hosts.ask(standby, WRITE, 0, "generations")
-    assert not (standby.store / "keys" / "e0").exists()
+    assert not stopped & set(processes_of(standby, b"rsync"))
 
 
 async def test_a_gpu_that_was_read_under_the_next_epoch_takes_no_more_of_the_old_one(
@@ -194,24 +185,6 @@ async def slow_pull(hosts: Lab) -> tuple[LabHost, asyncio.Task[object]]:
         file.truncate(2 << 30)  # sparse here, two gigabytes on the way
     pull: asyncio.Task[object] = asyncio.create_task(hosts.pull(standby, gpu, 0))
     await until(lambda: any((standby.store / "staging").glob("*/tree/.big.*")))
-    assert programs(standby, b"rsync")
-    assert programs(standby, b"gate.pyz")
+    assert processes_of(standby, b"rsync")
+    assert processes_of(standby, b"gate.pyz")
     return standby, pull
-
-
-def programs(at: LabHost, word: bytes) -> list[int]:
-    """The processes of a machine that have ``word`` in their command."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            inside = entry.name.isdigit() and (entry / "root").readlink() == at.root
-            if inside and word in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10.0
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)

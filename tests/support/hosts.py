@@ -6,12 +6,13 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from services.recovery.adapters.authority import Authority
+from services.recovery.adapters.authority import USER_LIFETIME, Authority
 from services.recovery.adapters.gates import Gates
 from services.recovery.adapters.hosts import SshHosts
 from services.recovery.ports import Plan
@@ -72,13 +73,19 @@ class LabHost:
 class Lab:
     """A workspace's hosts and its authority; the test decides epochs and credentials."""
 
-    def __init__(self, directory: Path, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, directory: Path, stack: AsyncExitStack, certificate_life: timedelta = USER_LIFETIME
+    ) -> None:
         self._directory = directory
         self._stack = stack
         self.epoch = 0
         """What the authority believes to be the current epoch."""
         self.authority = Authority(
-            directory / "keys", epoch_of=lambda _: self.epoch, now=clock.now, new_id=clock.new_id
+            directory / "keys",
+            epoch_of=lambda _: self.epoch,
+            now=clock.now,
+            new_id=clock.new_id,
+            user_lifetime=certificate_life,
         )
         self._hosts = SshHosts(self.authority, Gates(self.authority), now=clock.now)
 
@@ -143,13 +150,14 @@ class Lab:
         *,
         timeout: float = 30.0,
         on_progress: Callable[[dict[str, Any]], None] | None = None,
+        identity: ssh.Identity | None = None,
     ) -> dict[str, Any]:
         """One session with a gate, under a certificate made for it."""
         return await ssh.call_gate(
             at.host,
             workspace=WORKSPACE,
             host_ca=self.authority.host_ca_public(WORKSPACE),
-            identity=self.identity(epoch, role),
+            identity=identity or self.identity(epoch, role),
             verb=verb,
             payload=payload or {},
             timeout=timeout,
@@ -216,21 +224,39 @@ class Lab:
         self, at: LabHost, role: CertificateRole, epoch: int, command: str, stdin: bytes = b""
     ) -> tuple[int | None, str, str]:
         """A session with whatever command under a true certificate: (exit status, out, err)."""
-        identity = self.identity(epoch, role)
-        key = self._directory / "raw"
-        key.touch(mode=0o600)
-        key.write_text(identity.private_key)
-        certificate = self._directory / "raw-cert.pub"
-        certificate.write_text(f"{identity.certificate}\n")
+        async with self.held(at, role, epoch, command) as process:
+            out, err = await process.communicate(stdin)
+        return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+
+    @asynccontextmanager
+    async def held(
+        self, at: LabHost, role: CertificateRole, epoch: int, command: str
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        """The same as long as the test holds it open; ended afterwards."""
         process = await asyncio.create_subprocess_exec(
-            *("ssh", "-T", *self._client_options(key), "-o", f"CertificateFile={certificate}"),
-            *("-p", str(at.host.port), f"root@{at.host.address}", *([command] if command else [])),
+            *self.login(role, epoch),
+            *("-T", "-p", str(at.host.port), f"root@{at.host.address}"),
+            *([command] if command else []),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await process.communicate(stdin)
-        return process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def login(self, role: CertificateRole, epoch: int) -> list[str]:
+        """The ssh command of somebody who holds a true certificate."""
+        identity = self.identity(epoch, role)
+        key = self._directory / f"login-{clock.new_id()}"
+        key.touch(mode=0o600)
+        key.write_text(identity.private_key)
+        certificate = key.with_name(f"{key.name}-cert.pub")
+        certificate.write_text(f"{identity.certificate}\n")
+        return ["ssh", *self._client_options(key), "-o", f"CertificateFile={certificate}"]
 
     def _client_options(self, key: Path) -> tuple[str, ...]:
         name = host_principal(WORKSPACE)
@@ -244,9 +270,15 @@ class Lab:
 
     async def as_people(self, at: LabHost, key: Path, command: str) -> tuple[int | None, str]:
         """Run a command as a person with plain ssh and the client lines that people are given."""
+        return await self.log_in(at, key, "workspace", command)
+
+    async def log_in(
+        self, at: LabHost, key: Path, user: str, command: str
+    ) -> tuple[int | None, str]:
+        """Run a command with a plain key: (exit status, what was said)."""
         process = await asyncio.create_subprocess_exec(
             *("ssh", *self._client_options(key), "-p", str(at.host.port)),
-            *(f"workspace@{at.host.address}", command),
+            *(f"{user}@{at.host.address}", command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -265,10 +297,47 @@ def people_key(directory: Path) -> tuple[Path, str]:
 
 
 @asynccontextmanager
-async def lab(directory: Path) -> AsyncIterator[Lab]:
+async def lab(
+    directory: Path, *, certificate_life: timedelta = USER_LIFETIME
+) -> AsyncIterator[Lab]:
     """Everything in it ends with the test."""
     async with AsyncExitStack() as stack:
-        yield Lab(directory, stack)
+        yield Lab(directory, stack, certificate_life)
+
+
+def slow_rsync(kilobytes_per_second: int) -> Callable[[Path], None]:
+    """Make rsync slow on a machine when it is the far end."""
+
+    def furnish(root: Path) -> None:
+        slow = root / "opt/simulated/bin/rsync"
+        slow.write_text(
+            "#!/bin/sh\n"
+            '[ "$1" = --server ] || exec /usr/bin/rsync "$@"\n'
+            "shift\n"
+            f'exec /usr/bin/rsync --server --bwlimit={kilobytes_per_second} "$@"\n'
+        )
+        slow.chmod(0o755)
+
+    return furnish
+
+
+def processes_of(at: LabHost, word: bytes = b"") -> list[int]:
+    """The processes of a machine that have ``word`` in their command."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            inside = entry.name.isdigit() and (entry / "root").readlink() == at.root
+            if inside and word in (entry / "cmdline").read_bytes().replace(b"\0", b" "):
+                found.append(int(entry.name))
+    return found
+
+
+async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Wait for a condition; fails when it does not come about in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
 
 
 def tree_of(top: Path) -> dict[str, tuple[object, ...]]:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from shared import ssh
 from shared.certificates import (
+    BACKDATE,
     ENTITLED,
     REPLY,
     REQUEST,
@@ -27,9 +28,6 @@ from shared.certificates import (
 )
 from shared.clock import NewId, Now
 from shared.machines import WorkspaceName, workspace_name
-
-BACKDATE = timedelta(seconds=60)
-"""A host whose clock is behind by less accepts a fresh certificate at once."""
 
 USER_LIFETIME = timedelta(minutes=15)
 HOST_LIFETIME = timedelta(hours=24)

@@ -1,6 +1,7 @@
 """``DataPlane`` through the standby's gate: the bytes go between the hosts, only orders go here."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +27,10 @@ MARGIN_SECONDS = 60.0
 
 KEYPAIR_SECONDS = 10.0
 
+CERTIFICATE_OVER = "certificate-over"
+SPENT_SECONDS = 1.0
+"""A certificate that was over sooner than this was no use: the next one would be none either."""
+
 _CANDIDATE_LOST = frozenset(
     {"candidate-lost", "candidate-full", "candidate-refused", "candidate-identity"}
 )
@@ -41,8 +46,11 @@ _KeyOf = tuple[WorkspaceName, MachineId, int]
 class StandbyDataPlane:
     """Implements ``DataPlane`` of the sync service's ports."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(
+        self, credentials: Credentials, *, steady: Callable[[], float] = time.monotonic
+    ) -> None:
         self._credentials = credentials
+        self._steady = steady
         self._public_keys: dict[_KeyOf, str] = {}
 
     async def pull(self, assignment: Assignment) -> Sealed:
@@ -52,13 +60,15 @@ class StandbyDataPlane:
         timeout = assignment.policy.sync_timeout
         request = {
             "source": _peer(primary, assignment.path),
-            "timeout": timeout,
             "accept_shrink": assignment.accept_shrink,
         }
-        answer = await self._with_key(
-            assignment, Verb.PULL, CertificateRole.READ, request, timeout=timeout
-        )
-        return _sealed(answer)
+
+        async def attempt(left: float) -> dict[str, Any]:
+            return await self._with_key(
+                assignment, Verb.PULL, CertificateRole.READ, request, timeout=left
+            )
+
+        return _sealed(await self._under_each_certificate(attempt, timeout))
 
     async def seal(self, assignment: Assignment) -> Sealed:
         """Seal the tree that people work on."""
@@ -84,16 +94,36 @@ class StandbyDataPlane:
         timeout = assignment.policy.restore_deadline(bytes_total)
         request = {
             "target": _peer(candidate, assignment.path),
-            "timeout": timeout,
             "attempt": assignment.attempt,
             "round": assignment.round,
             "final": final,
             "generation": None,
         }
-        answer = await self._with_key(
-            assignment, Verb.PUSH, CertificateRole.WRITE, request, timeout=timeout, on_line=on_line
-        )
-        return _read(_PUSHED, answer)
+
+        async def attempt(left: float) -> dict[str, Any]:
+            return await self._with_key(
+                assignment, Verb.PUSH, CertificateRole.WRITE, request, timeout=left, on_line=on_line
+            )
+
+        return _read(_PUSHED, await self._under_each_certificate(attempt, timeout))
+
+    async def _under_each_certificate(
+        self, attempt: Callable[[float], Awaitable[dict[str, Any]]], timeout: float
+    ) -> dict[str, Any]:
+        """Let a transfer that outlives its certificate go on under the next one.
+
+        ``attempt`` is given the seconds that are left of ``timeout``.
+        """
+        deadline = self._steady() + timeout
+        while True:
+            began = self._steady()
+            try:
+                return await attempt(deadline - began)
+            except DataPlaneError as error:
+                now = self._steady()
+                spent = error.code == CERTIFICATE_OVER and now - began >= SPENT_SECONDS
+                if not spent or now >= deadline:
+                    raise
 
     async def _with_key(
         self,
@@ -114,7 +144,12 @@ class StandbyDataPlane:
             self._public_keys[slot] = str(made.get("public_key"))
             self._forget_older(assignment)
         certificate = await self._certify(assignment, role, self._public_keys[slot])
-        full = {**request, "host_ca": assignment.host_ca, "certificate": certificate}
+        full = {
+            **request,
+            "timeout": timeout,
+            "host_ca": assignment.host_ca,
+            "certificate": certificate,
+        }
         try:
             return await self._ask(assignment, verb, full, timeout=timeout, on_line=on_line)
         except DataPlaneError as error:

@@ -23,5 +23,11 @@ def demand_epoch(epoch: int) -> None:
         raise stale(epoch, current)
 
 
+def demand_not_over(epoch: int) -> None:
+    """Raises Refusal ``stale-epoch`` if this host is beyond ``epoch``; call it locked."""
+    if (current := read_epoch()) > epoch:
+        raise stale(epoch, current)
+
+
 def stale(epoch: int, current: int) -> Refusal:
     return Refusal("stale-epoch", f"this session has epoch {epoch}, the host is at epoch {current}")

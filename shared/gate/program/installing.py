@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from .answers import Answer, one_line
-from .epochs import read_epoch, stale
+from .epochs import demand_not_over
 from .files import durable_write
 from .host import Host
 from .keys import make_key, single
@@ -107,9 +107,8 @@ def furnish(host: Host, epoch: int, people_keys: list[str]) -> None:
     durable_write(HOST, json.dumps(host._asdict()) + "\n", 0o644)
     durable_write(PEOPLE_KEYS, "".join(f"{single(key)}\n" for key in people_keys), 0o644)
     with store_lock():
-        current = read_epoch() if os.path.exists(EPOCH) else -1
-        if current > epoch:
-            raise stale(epoch, current)
+        if os.path.exists(EPOCH):
+            demand_not_over(epoch)
         raise_epoch(epoch, host)
         serves = os.path.isdir(f"{LIVE}/tree") and not os.path.exists(f"{LIVE}/frozen.json")
         if host.role == "gpu" or serves:

@@ -83,6 +83,15 @@ def end_jobs_below(epoch: int) -> None:
             end_group(job.group, job.started)
 
 
+def end_other_jobs() -> None:
+    """End every job but the caller's own: what an interrupted transfer left, may still write."""
+    mine = os.getpgrp()
+    with store_lock():
+        for job in registered_jobs():
+            if job.group != mine:
+                end_group(job.group, job.started)
+
+
 def end_orphans() -> None:
     """End the jobs of gates that were killed: nobody answers for what they still do."""
     jobs = {job.group: job for job in registered_jobs()}

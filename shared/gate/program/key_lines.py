@@ -8,6 +8,13 @@ from .files import durable_write
 from .host import Host
 from .layout import GATE_LINES, PROGRAM
 
+RETIRED_EPOCHS = 2
+"""How many epochs that are over still reach the gate, to be told so in its own words.
+
+A certificate of theirs may be valid for minutes more. Without a line sshd refuses it just as it
+refuses one that has expired, and whoever was cut off cannot know which of the two it was.
+"""
+
 
 def gate_line(host: Host, role: str, epoch: int) -> str:
     """One line of the root account's keys: one role of one epoch, through this gate."""
@@ -18,13 +25,18 @@ def gate_line(host: Host, role: str, epoch: int) -> str:
 
 
 def write_gate_lines(host: Host, epoch: int) -> None:
-    """Open this host to the credentials of an epoch, and of the one that may follow."""
+    """Open this host to the credentials of an epoch, and of the one that may follow.
+
+    Those of the last epochs come as far as the gate, which compares with the epoch file.
+    """
+    over = tuple(range(epoch - RETIRED_EPOCHS, epoch))
     if host.role == "standby":
-        roles = {"probe": (epoch - 1, epoch, epoch + 1), "write": (epoch,)}
-        roles["promote"] = (epoch, epoch + 1)
+        roles = {"probe": (epoch - 1, epoch, epoch + 1), "write": (*over, epoch)}
+        roles["promote"] = (*over, epoch, epoch + 1)
     elif host.adopted:
-        roles = {"probe": (epoch, epoch + 1), "read": (epoch,)}
+        roles = {"probe": (epoch, epoch + 1), "read": (*over, epoch)}
     else:
-        roles = {"probe": (epoch, epoch + 1), "write": (epoch,), "read": (epoch + 1,)}
+        roles = {"probe": (epoch, epoch + 1), "write": (*over, epoch)}
+        roles["read"] = (*over, epoch + 1)
     lines = [gate_line(host, role, e) for role, epochs in roles.items() for e in epochs if e >= 0]
     durable_write(GATE_LINES, "".join(lines))

@@ -10,6 +10,7 @@ import sys
 
 from .answers import answer, read_request
 from .host import Session, read_host
+from .leases import begin_lease
 from .refusals import REFUSAL_MARK, Refusal, as_refusal
 from .sessions import serve
 
@@ -34,6 +35,7 @@ def main() -> int:
         command = []
 
     def session() -> Session:
+        begin_lease()
         host = read_host()
         if host.workspace != line.workspace:
             raise Refusal("not-installed", f"this host is of workspace {host.workspace}")
@@ -45,7 +47,7 @@ def main() -> int:
     from .serving import serve_rsync  # noqa: PLC0415 - sessions start faster without it
 
     try:
-        serve_rsync(session(), command)
+        return serve_rsync(session(), command)
     except (Refusal, OSError) as error:
         refusal = as_refusal(error)
         sys.stderr.write(f"{REFUSAL_MARK}{refusal.code} {refusal.reason}\n")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from .answers import Answer
 from .host import Session
 from .keys import key_of, single
+from .leases import certificate_end, lease
 from .refusals import Refusal
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.:][A-Za-z0-9.:-]*")
@@ -45,12 +46,14 @@ def reach(session: Session, host: Any, payload: Answer) -> Iterator[Peer]:
     address, port, user = str(host["address"]), int(host["port"]), str(host["user"])
     if not _ADDRESS.fullmatch(address) or not _USER.fullmatch(user):
         raise Refusal("bad-request", f"{user!r} at {address!r} is no login")
+    certificate_line = single(payload["certificate"])
+    lease.ends_at(certificate_end(certificate_line))
     name = f"{session.host.workspace}.dumont"
     mark = f"{os.path.dirname(key)}/{os.getpid()}"
     known, certificate = f"{mark}.known_hosts", f"{mark}-cert.pub"
     for path, text in (
         (known, f"@cert-authority {name} {single(payload['host_ca'])}\n"),
-        (certificate, f"{single(payload['certificate'])}\n"),
+        (certificate, f"{certificate_line}\n"),
     ):
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)

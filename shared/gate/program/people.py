@@ -8,10 +8,11 @@ import pwd
 import signal
 import time
 
+from .answers import client_is_gone
 from .files import durable_write, fsync_directory
 from .layout import ETC, PEOPLE, PEOPLE_KEYS
 from .processes import processes
-from .refusals import Refusal
+from .refusals import ClientGoneError, Refusal
 
 
 def let_people_at(tree: str) -> None:
@@ -44,8 +45,11 @@ def people_processes(uid: int) -> list[int]:
     return found
 
 
-def end_people(seconds: float) -> int:
-    """End every process of the people's account, asked first, and wait until none is left."""
+def end_people(deadline: float) -> int:
+    """End every process of the people's account, asked first, and wait until none is left.
+
+    ``deadline`` is of the monotonic clock. Raises Refusal ``still-writing``, ClientGoneError.
+    """
     uid = pwd.getpwnam(PEOPLE).pw_uid
     if uid == 0:
         raise Refusal("unsuitable", "people are root on this host: nothing can be taken from them")
@@ -53,8 +57,10 @@ def end_people(seconds: float) -> int:
     ended: set[int] = set()
     while alive := people_processes(uid):
         waited = time.monotonic() - begun
-        if waited > seconds:
+        if time.monotonic() > deadline:
             raise Refusal("still-writing", f"{len(alive)} processes of people do not end")
+        if client_is_gone():
+            raise ClientGoneError
         for pid in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if pid in ended and waited > 0.3 else signal.SIGTERM)

@@ -8,7 +8,7 @@ import shutil
 import time
 
 from .answers import Answer
-from .epochs import read_epoch, stale
+from .epochs import demand_not_over
 from .files import discard, durable_json, durable_write, read_json
 from .generations import newest_generation
 from .host import Host, Session
@@ -31,8 +31,7 @@ def promote(session: Session, payload: Answer) -> Answer:
     if epoch != session.epoch:
         raise Refusal("bad-request", f"this key promotes to epoch {session.epoch}, not to {epoch}")
     with store_lock():
-        if (current := read_epoch()) > epoch:
-            raise stale(epoch, current)
+        demand_not_over(epoch)
         raise_epoch(epoch, session.host)
         if serve:
             start_serving(epoch, session.host)
@@ -115,7 +114,7 @@ def stop_serving(epoch: int, host: Host) -> None:
     generation of its own.
     """
     close_account()
-    end_people(KILL_SECONDS)
+    end_people(time.monotonic() + KILL_SECONDS)
     if os.path.lexists(f"{LIVE}/tree"):
         if os.path.exists(f"{LIVE}/frozen.json"):
             with contextlib.suppress(FileNotFoundError):

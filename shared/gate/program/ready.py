@@ -27,7 +27,7 @@ def prepare_ready(epoch: int, generation: Generation, deadline: float) -> bool:
     try:
         refresh_ready(epoch, generation, deadline)
     except Refusal as refusal:
-        if refusal.code in {"disk-full", "timeout", "rsync-failed"}:
+        if refusal.code in {"disk-full", "timeout", "certificate-over", "rsync-failed"}:
             return False
         raise
     return True

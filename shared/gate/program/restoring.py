@@ -11,6 +11,7 @@ from typing import Any
 from .answers import Answer
 from .files import durable_json, fsync_directory, read_json
 from .host import Session
+from .jobs import end_other_jobs
 from .manifests import count, manifest_sha256, take_manifest
 from .refusals import Refusal
 
@@ -25,6 +26,7 @@ def restore_begin(session: Session, payload: Answer) -> Answer:
         raise Refusal(
             "unsuitable", f"{path} is a mount of its own: nothing can be put in its place"
         )
+    end_other_jobs()
     if read_json(f"{directory}/marker.json") != marker_of(session, attempt):
         if os.path.isdir(directory) and os.listdir(directory):
             raise Refusal("target-not-ours", f"{directory} holds something else")
@@ -44,6 +46,7 @@ def restore_begin(session: Session, payload: Answer) -> Answer:
 def manifest(session: Session, payload: Answer) -> Answer:
     """What arrived, by hash. Only what changed since it was last asked is read again."""
     directory = begun_attempt(session, payload)
+    end_other_jobs()  # a stream that was cut must not write behind the hashes, nor once in place
     before = read_json(f"{directory}/hashes.json") or {}
     now: dict[str, list[Any]] = {}
 

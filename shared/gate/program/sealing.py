@@ -12,6 +12,7 @@ from .epochs import demand_epoch
 from .files import discard, durable_json, empty_trash, flush_to_disk, fsync_directory
 from .generations import Generation, generations, newest_generation, prune_generations
 from .layout import GENERATIONS, RETIRED, STAGING
+from .leases import lease
 from .locks import store_lock
 from .manifests import FilesByPath, bytes_changed, count, manifest_sha256
 
@@ -40,6 +41,7 @@ def seal(
     flush_to_disk(staging)
     with store_lock():
         demand_epoch(epoch)
+        lease.demand()
         os.rename(staging, f"{GENERATIONS}/{generation.id}")
         fsync_directory(GENERATIONS)
     return generation, sealed

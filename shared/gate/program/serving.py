@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NoReturn
 
-from .epochs import demand_epoch, read_epoch, stale
+from .epochs import demand_epoch, demand_not_over, read_epoch
 from .files import durable_write
 from .host import Session
+from .jobs import end_jobs_below
 from .layout import EPOCH
 from .locks import store_lock
+from .programs import serve_job
 from .refusals import Refusal
 from .restoring import begun_attempt
 
@@ -18,8 +19,8 @@ _SHORT = re.compile(r"-[lHtprvn]+(e\.[A-Za-z]*)?")
 _LONG = ("--numeric-ids", "--stats", "--no-inc-recursive", "--delete", "--delete-during", "-@-1")
 
 
-def serve_rsync(session: Session, command: list[str]) -> NoReturn:
-    """Become the far end of our own rsync, in one direction and in one directory only.
+def serve_rsync(session: Session, command: list[str]) -> int:
+    """Be the far end of our own rsync, in one direction and in one directory only.
 
     Only options that our side uses pass; among others that leaves out those which name files,
     follow links, or take more arguments from the network.
@@ -36,18 +37,17 @@ def serve_rsync(session: Session, command: list[str]) -> NoReturn:
     with store_lock():
         directory = readable(session) if sending else writable(session, command[-1])
     direction = ["--sender"] if sending else [f"--partial-dir={directory}/../partial"]
-    os.chdir(directory)
-    os.execvp("rsync", ["rsync", "--server", *direction, *options, ".", f"{directory}/"])  # noqa: S606
+    argv = ["rsync", "--server", *direction, *options, ".", f"{directory}/"]
+    return serve_job(argv, epoch=session.epoch, directory=directory)
 
 
 def readable(session: Session) -> str:
     """The tree to read. From the first read of an epoch on, nothing older writes here."""
     path = session.host.path
-    current = read_epoch()
-    if session.epoch < current:
-        raise stale(session.epoch, current)
-    if session.epoch > current:
+    demand_not_over(session.epoch)
+    if session.epoch > read_epoch():
         durable_write(EPOCH, f"{session.epoch}\n", 0o644)
+        end_jobs_below(session.epoch)
     if not os.path.isdir(path):
         raise Refusal("source-missing", f"{path} is not there")
     return path

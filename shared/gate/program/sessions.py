@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from .answers import Answer, read_request
-from .epochs import demand_epoch
+from .epochs import demand_epoch, demand_not_over
 from .host import Session
 from .jobs import register_job, unregister_job
 from .locks import store_lock
@@ -51,12 +51,15 @@ def serve(session: Session, command: list[str]) -> Answer:
         raise Refusal("bad-request", "ask as: dumont VERB")
     verb = find_verb(session, command[1])
     request = read_request()
-    if session.role != "write":
+    if session.role not in {"write", "promote"}:
         return verb(session, request)
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)  # refused when we lead a session, and so a group, already
     with store_lock():
-        demand_epoch(session.epoch)
+        if session.role == "write":
+            demand_epoch(session.epoch)
+        else:
+            demand_not_over(session.epoch)
         register_job(session.epoch, os.getpid())
     try:
         return verb(session, request)

@@ -30,10 +30,15 @@ def admit(host: Host, certificate: str) -> None:
         "ClientAliveInterval 15",
         "ClientAliveCountMax 3",
     ]
-    if takes(no_penalties := "PerSourcePenalties no"):
+    for setting in (
+        # A session reads there when its certificate ends, and with it its work.
+        "ExposeAuthInfo yes",
         # Certificates are the lock here. A few sessions that break off, as in any failover,
         # must not shut out the controller.
-        lines.append(no_penalties)
+        "PerSourcePenalties no",
+    ):
+        if takes(setting):
+            lines.append(setting)
     if host.role == "standby":
         # People must not be able to open a second way in that a freeze would not close.
         lines += [f"Match User {PEOPLE}", f"    AuthorizedKeysFile {ETC}/keys/%u"]
