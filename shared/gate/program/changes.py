@@ -13,7 +13,7 @@ import stat
 from .answers import Answer
 from .generations import Generation
 from .layout import LIVE
-from .manifests import FilesByPath, Known, count, hash_file
+from .manifests import FilesByPath, Known, count, hash_open, open_below, walk
 
 SHRINK_RATIO = 0.5
 """A source with less than this share of the last generation is held, not sealed."""
@@ -41,6 +41,19 @@ def known_from(basis: Generation | None, before: FilesByPath) -> Known:
     return known
 
 
+def crossings(tree: str, bases: list[str]) -> list[str]:
+    """The directories of a copy where a base of it has a symbolic link.
+
+    rsync goes through that link, and finds files outside the base that it takes for the old ones:
+    with the right size and time, a source could have a file of this host linked into its copy.
+    """
+    return [
+        relative
+        for relative, info in walk(tree)
+        if stat.S_ISDIR(info.st_mode) and any(os.path.islink(f"{b}/{relative}") for b in bases)
+    ]
+
+
 def differs(basis: Generation, before: FilesByPath, staging: str, files: FilesByPath) -> bool:
     """Whether a copy is not what the last generation is: in content, modes, names or times."""
     if files != before:
@@ -62,23 +75,34 @@ def settle_racy(staging: str, basis: Generation, before: FilesByPath) -> None:
     sealed = basis.seal()
     if sealed.get("source") != "live":
         return
+    oldest = int(sealed["taken_ns"]) - 10**9
     for path, entry in before.items():
         if entry["type"] != "file":
             continue
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            now, copied = os.lstat(f"{LIVE}/tree/{path}"), os.lstat(f"{staging}/tree/{path}")
-            linked = copied.st_ino == os.lstat(f"{basis.tree}/{path}").st_ino
-            recent = now.st_mtime_ns >= int(sealed["taken_ns"]) - 10**9
-            if linked and recent and stat.S_ISREG(now.st_mode):
-                recopy(f"{LIVE}/tree/{path}", f"{staging}/tree/{path}", entry["sha256"])
+            copied = os.lstat(f"{staging}/tree/{path}")
+            if copied.st_ino == os.lstat(f"{basis.tree}/{path}").st_ino:
+                recopy(path, f"{staging}/tree/{path}", entry["sha256"], oldest)
 
 
-def recopy(source: str, target: str, sha256: str) -> None:
-    """Replace ``target``, never writing into it, if the content of ``source`` is another."""
-    if hash_file(source) == sha256:
+def recopy(path: str, target: str, sha256: str, oldest: int) -> None:
+    """Replace ``target``, never writing into it, if a live file since ``oldest`` has other content.
+
+    People may be moving their tree about while this reads it as root.
+    """
+    fd = open_below(f"{LIVE}/tree", path)
+    if fd is None:
         return
-    fresh = f"{target}.dumont-{os.getpid()}"
-    shutil.copy2(source, fresh, follow_symlinks=False)
+    with open(fd, "rb", buffering=0) as source:
+        now = os.fstat(fd)
+        if now.st_mtime_ns < oldest or hash_open(fd) == sha256:
+            return
+        source.seek(0)
+        fresh = f"{target}.dumont-{os.getpid()}"
+        with open(fresh, "wb") as file:
+            shutil.copyfileobj(source, file)
+        os.chmod(fresh, stat.S_IMODE(now.st_mode))
+        os.utime(fresh, ns=(now.st_atime_ns, now.st_mtime_ns))
     os.rename(fresh, target)
 
 

@@ -7,11 +7,12 @@ only after the copying processes are seen to be gone.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import NamedTuple
 
 from .answers import Answer, iso
-from .changes import differs, known_from, settle_racy, shrank
+from .changes import crossings, differs, known_from, settle_racy, shrank
 from .files import discard, flush_to_disk
 from .generations import newest_generation
 from .host import Session
@@ -123,6 +124,10 @@ def transfer(session: Session, source: Source, bases: list[str], deadline: float
     finished = run_job(argv, epoch=session.epoch, deadline=deadline, on_output=Progress(None))
     if finished.code not in (0, 24):
         raise sort_failure("source", finished)
+    if crossed := crossings(f"{staging}/tree", bases):
+        for path in crossed:
+            shutil.rmtree(f"{staging}/tree/{path}", ignore_errors=True)
+        return transfer(session, source, [f"{staging}/tree"], deadline)
     moved = statistic(finished.out, b"Number of regular files transferred")
     return Staged(staging, moved, finished.code == 24)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -37,6 +38,8 @@ from .promotion import raise_epoch
 from .refusals import Refusal
 from .sshd import admit
 
+PROTECTED_HARDLINKS = "/proc/sys/fs/protected_hardlinks"
+
 
 def install(payload: Answer) -> Answer:
     """Make this host one of a workspace; may be repeated. Run as root, not through sshd's keys.
@@ -70,6 +73,8 @@ def demand_tools(host: Host, rsync_oldest: str) -> Answer:
     """
     if os.geteuid() != 0:
         raise Refusal("unsuitable", "this must run as root", "log in as root or with sudo")
+    if host.role == "standby":
+        protect_hardlinks()
     for tool in ("rsync", "ssh", "ssh-keygen", "useradd"):
         if shutil.which(tool) is None:
             raise Refusal("unsuitable", f"{tool} is not installed", f"install {tool} on this host")
@@ -84,6 +89,14 @@ def demand_tools(host: Host, rsync_oldest: str) -> Answer:
             f"install rsync {rsync_oldest} or newer on the standby",
         )
     return {"rsync": text, "python": ".".join(str(part) for part in sys.version_info[:3])}
+
+
+def protect_hardlinks() -> None:
+    """Let no user give a file of another a name in the promoted tree, which root reads."""
+    with contextlib.suppress(FileNotFoundError), open(PROTECTED_HARDLINKS, "r+") as file:
+        if file.read().strip() == "0":
+            file.seek(0)
+            file.write("1")
 
 
 def furnish(host: Host, epoch: int, people_keys: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,15 +16,45 @@ BLOCK = 1 << 20
 
 
 def hash_file(path: str) -> str:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(BLOCK))
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        while size := os.readv(fd, [buffer]):
-            digest.update(buffer[:size])
+        return hash_open(fd)
     finally:
         os.close(fd)
+
+
+def hash_open(fd: int) -> str:
+    """The hash of what is left to read of an open file."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(BLOCK))
+    while size := os.readv(fd, [buffer]):
+        digest.update(buffer[:size])
     return digest.hexdigest()
+
+
+def open_below(top: str, relative: str) -> int | None:
+    """Open a regular file under a directory that others may be changing, through no link at all.
+
+    None when it is not there, or not any more what it was.
+    """
+    *directories, name = relative.split("/")
+    at = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for directory in directories:
+            inside = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = inside
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+            return None
+        raise
+    finally:
+        os.close(at)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
 
 
 def walk(tree: str) -> Iterator[tuple[str, os.stat_result]]:
