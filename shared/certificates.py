@@ -14,6 +14,12 @@ BACKDATE = timedelta(seconds=60)
 A host whose clock is behind by less accepts a fresh one at once.
 """
 
+USER_LIFETIME = timedelta(minutes=15)
+"""Unless set otherwise; asked for again at half of it."""
+
+GPU_HOST_LIFETIME = timedelta(hours=24)
+"""Of the certificate by which a rented machine proves whose host it is."""
+
 
 class CertificateRole(StrEnum):
     """What a certificate lets its holder do on a host, through the gate."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 import structlog
@@ -78,6 +79,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             epoch_of=_epoch_of(service),
             now=clock.now,
             new_id=clock.new_id,
+            user_lifetime=timedelta(seconds=settings.certificate_seconds),
         )
         providers, market = _providers(settings, stack)
         keeper = _keeper(settings, service, authority, lease)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from shared.certificates import GPU_HOST_LIFETIME, USER_LIFETIME
+from shared.credentials import ASK_SECONDS, RETRY_SECONDS
 from shared.environment import Environment, SettingsError
 
 INSTALLATION = re.compile(r"[a-z][a-z0-9]{0,10}")
@@ -43,6 +45,7 @@ class Settings:
     settle_seconds: float
     renew_interval: float
     notice_url: str = field(repr=False)
+    certificate_seconds: float
     rsync_oldest: str
     replica: str
     ready_file: Path | None
@@ -63,7 +66,7 @@ class Settings:
                 "digits: it begins the names of machines"
             )
         endpoint_host = env.text("ENDPOINT_HOST", "127.0.0.1")
-        return cls(
+        settings = cls(
             nats_url=env.text("NATS_URL"),
             nats_user=env.text("NATS_USER", "recovery"),
             nats_password=env.secret("NATS_PASSWORD"),
@@ -89,9 +92,31 @@ class Settings:
             settle_seconds=env.number("SETTLE_SECONDS", 60.0),
             notice_url=env.secret("NOTICE_URL", ""),
             renew_interval=env.number("RENEW_INTERVAL", 6 * 3600.0),
+            certificate_seconds=env.number("CERTIFICATE_SECONDS", USER_LIFETIME.total_seconds()),
             rsync_oldest=env.text("RSYNC_OLDEST", "3.5.0"),
             replica=env.text("REPLICA", ""),
             ready_file=env.path("READY_FILE"),
             log_level=env.text("LOG_LEVEL", "INFO"),
             failpoints=env.path("FAILPOINTS"),
         )
+        settings.demand_long_lives()
+        return settings
+
+    def demand_long_lives(self) -> None:
+        """See that no certificate can run out while a recovery takes over from another.
+
+        The services ask for the next one at half of its life, and the hosts are given theirs
+        again each ``renew_interval``. Raises SettingsError.
+        """
+        gap = self.lease_seconds + ASK_SECONDS + RETRY_SECONDS
+        if self.certificate_seconds / 2 <= gap:
+            raise SettingsError(
+                f"DUMONT_CERTIFICATE_SECONDS={self.certificate_seconds:g} is too short: half of it "
+                f"must outlast a takeover and one more try, {gap:g} s with "
+                f"DUMONT_LEASE_SECONDS={self.lease_seconds:g}"
+            )
+        if self.renew_interval > GPU_HOST_LIFETIME.total_seconds() / 2:
+            raise SettingsError(
+                f"DUMONT_RENEW_INTERVAL={self.renew_interval:g} is too long: a GPU's certificate "
+                f"lives {GPU_HOST_LIFETIME.total_seconds():g} s, renew it at half of that or sooner"
+            )

@@ -12,12 +12,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from services.recovery.adapters.authority import USER_LIFETIME, Authority
+from services.recovery.adapters.authority import Authority
 from services.recovery.adapters.gates import Gates
 from services.recovery.adapters.hosts import SshHosts
 from services.recovery.ports import Plan
 from shared import clock, ssh
-from shared.certificates import ENTITLED, CertificateRequest, CertificateRole, host_principal
+from shared.certificates import (
+    ENTITLED,
+    USER_LIFETIME,
+    CertificateRequest,
+    CertificateRole,
+    host_principal,
+)
 from shared.machines import Host, MachineId, Role, WorkspaceName
 from shared.policy import Policy
 from simulator import image

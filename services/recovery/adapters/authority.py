@@ -18,8 +18,10 @@ from shared import ssh
 from shared.certificates import (
     BACKDATE,
     ENTITLED,
+    GPU_HOST_LIFETIME,
     REPLY,
     REQUEST,
+    USER_LIFETIME,
     CertificateReply,
     CertificateRequest,
     CertificateRole,
@@ -28,9 +30,6 @@ from shared.certificates import (
 )
 from shared.clock import NewId, Now
 from shared.machines import WorkspaceName, workspace_name
-
-USER_LIFETIME = timedelta(minutes=15)
-HOST_LIFETIME = timedelta(hours=24)
 
 SERVICE = "recovery"
 """Under which name recovery itself asks."""
@@ -64,7 +63,7 @@ class Authority:
         now: Now,
         new_id: NewId,
         user_lifetime: timedelta = USER_LIFETIME,
-        host_lifetime: timedelta = HOST_LIFETIME,
+        host_lifetime: timedelta = GPU_HOST_LIFETIME,
     ) -> None:
         self._directory = directory
         self._epoch_of = epoch_of

@@ -23,14 +23,13 @@ from services.recovery.ports import (
     Sighting,
 )
 from shared import gate, ssh
-from shared.certificates import CertificateRole
+from shared.certificates import GPU_HOST_LIFETIME, CertificateRole
 from shared.clock import Now
 from shared.machines import Host, Role, WorkspaceName
 
 RSYNC_OLDEST = "3.5.0"
 """What a standby must have: older ones can be led out of their directory by a rented host."""
 
-GPU_CERTIFICATE = timedelta(hours=24)
 STANDBY_CERTIFICATE = timedelta(days=30)
 """A standby is a machine of our own account, not of a stranger: its certificate may live longer."""
 
@@ -172,7 +171,7 @@ class SshHosts:
             public_key = asked.get("host_public_key")
             if not isinstance(public_key, str):
                 raise HostUnsuitableError(f"{host.id}: the gate named no host key: {asked}")
-            lifetime = GPU_CERTIFICATE if plan.role is Role.GPU else STANDBY_CERTIFICATE
+            lifetime = GPU_HOST_LIFETIME if plan.role is Role.GPU else STANDBY_CERTIFICATE
             certificate = self._authority.sign_host(plan.workspace, public_key, lifetime=lifetime)
             await self._install(host, plan, host_key, certificate=certificate)
         except AuthorityError as error:
