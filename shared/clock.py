@@ -1,11 +1,13 @@
-"""The only now() and the only random identities of the product: time is an argument elsewhere."""
+"""The only now() and the only chance of the product: elsewhere both are arguments."""
 
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 Now = Callable[[], datetime]
 NewId = Callable[[], UUID]
+Chance = Callable[[], float]
 
 
 def now() -> datetime:
@@ -16,3 +18,8 @@ def now() -> datetime:
 def new_id() -> UUID:
     """A fresh random identity."""
     return uuid4()
+
+
+def chance() -> float:
+    """A number from 0 up to 1, another each time: for pauses, never for secrets."""
+    return random.random()  # noqa: S311

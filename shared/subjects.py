@@ -34,6 +34,14 @@ def telemetry(service: str, workspace: WorkspaceName, kind: str) -> str:
     return f"dumont.telemetry.{service}.{workspace}.{kind}"
 
 
+def pulse(service: str) -> str:
+    """Where ``service`` says that it lives, whether it acts, and what it waits for."""
+    return f"dumont.telemetry.{service}.pulse"
+
+
+ALL_PULSES = pulse("*")
+
+
 def certificates(service: str) -> str:
     """Where ``service`` asks recovery for a certificate (request and reply)."""
     return f"dumont.certificates.{service}"

@@ -1,8 +1,6 @@
 """How a service speaks into the inbox: events until they are kept, samples once."""
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import structlog
@@ -13,14 +11,16 @@ from shared.clock import NewId, Now
 from shared.envelope import Envelope
 from shared.events import Event
 from shared.machines import WorkspaceName
-
-PUBLISH_PAUSE = 1.0
+from shared.patience import BUS, Waits
 
 log = structlog.get_logger()
 
 
 class Voice:
-    """``service`` is the source of what is said, and its place among the subjects."""
+    """``service`` is the source of what is said, and its place among the subjects.
+
+    ``waits`` shows when the bus does not take what is said.
+    """
 
     def __init__(
         self,
@@ -29,12 +29,12 @@ class Voice:
         *,
         now: Now,
         new_id: NewId,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        waits: Waits,
     ) -> None:
         self._bus = bus
         self._service = service
         self._new_id = new_id
-        self._sleep = sleep
+        self._waits = waits
         self.now = now
 
     async def say(self, event: Event, event_id: UUID | None = None) -> None:
@@ -43,18 +43,23 @@ class Voice:
             id=event_id or self._new_id(), source=self._service, time=self.now(), event=event
         )
         subject = subjects.inbox(self._service, event.workspace, event.type)
-        while True:
-            try:
-                failpoints.reach("say.before", event.type)
-                await self._bus.publish(subject, envelope)
-                failpoints.reach("say.after", event.type)
-                return
-            except BusError as error:
-                log.warning("not published yet", type=event.type, reason=str(error))
-                await self._sleep(PUBLISH_PAUSE)
+        patience = self._waits.patience(BUS)
+        try:
+            while True:
+                try:
+                    failpoints.reach("say.before", event.type)
+                    await self._bus.publish(subject, envelope)
+                    failpoints.reach("say.after", event.type)
+                    return
+                except BusError as error:
+                    await patience.wait(str(error))
+        finally:
+            patience.over()
 
     async def sample(self, workspace: WorkspaceName, kind: str, **values: object) -> None:
-        """Telemetry: heard by whoever listens now, or by nobody."""
+        """Telemetry: heard by whoever listens now, or by nobody. Old samples are not kept."""
+        if not self._bus.connected:
+            return
         body = json.dumps({**values, "at": self.now().isoformat()}, separators=(",", ":"))
         subject = subjects.telemetry(self._service, workspace, kind)
         try:

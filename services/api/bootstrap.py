@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import structlog
 
 from services.api.adapters.keys import Keys
+from services.api.adapters.pulses import Pulses
 from services.api.adapters.server import listen, serve
 from services.api.adapters.telemetry import Samples
 from services.api.ports import Bus, LogReader
@@ -17,6 +18,7 @@ from services.api.settings import Settings
 from shared.bus.nats_bus import NatsBus
 from shared.clock import new_id, now
 from shared.eventlog.reader import PostgresReader
+from shared.patience import Waits
 from shared.runtime import run_until_stopped
 
 FIRST_ACTOR = "admin"
@@ -28,10 +30,12 @@ log = structlog.get_logger()
 async def run(settings: Settings) -> None:
     """Serve until SIGTERM. Raises what ended a loop."""
     sock = listen(settings.host, settings.port)
-    async with _connected(settings) as (bus, reader):
-        front = build(settings, bus, reader)
+    waits = Waits()
+    async with _connected(settings, waits) as (bus, reader):
+        front = build(settings, bus, reader, waits)
         follower = front.follower
         await front.samples.listen(bus)
+        await front.pulses.listen(bus)
         await run_until_stopped(
             follower.run(),
             follower.wake_on(bus),
@@ -40,13 +44,16 @@ async def run(settings: Settings) -> None:
         )
 
 
-def build(settings: Settings, bus: Bus, reader: LogReader) -> Front:
+def build(settings: Settings, bus: Bus, reader: LogReader, waits: Waits | None = None) -> Front:
     """The parts of the service over a bus and a log."""
-    follower = Follower(reader)
+    waits = waits or Waits()
+    follower = Follower(reader, waits=waits)
     return Front(
         follower=follower,
         requests=Requests(bus, follower, now=now, new_id=new_id),
         samples=Samples(now),
+        pulses=Pulses(now),
+        waits=waits,
         bus=bus,
         keys=Keys({settings.api_key: FIRST_ACTOR}),
         now=now,
@@ -55,9 +62,11 @@ def build(settings: Settings, bus: Bus, reader: LogReader) -> Front:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[tuple[Bus, LogReader]]:
+async def _connected(settings: Settings, waits: Waits) -> AsyncIterator[tuple[Bus, LogReader]]:
     async with (
-        NatsBus.connect(settings.nats_url, settings.nats_user, settings.nats_password) as bus,
+        NatsBus.connect(
+            settings.nats_url, settings.nats_user, settings.nats_password, waits=waits
+        ) as bus,
         PostgresReader(settings.log_dsn, settings.log_password) as reader,
     ):
         yield bus, reader

@@ -464,16 +464,29 @@ class EventsShown(Shown):
     next: int | None
 
 
-class ReadyShown(Shown):
-    """Whether this api can answer: ``position`` of the log that it has read up to.
+class WaitShown(Shown):
+    """What ``service`` waits for, why it does not come, and for how many seconds now."""
 
-    ``ssh_public_key``: a host of yours must let this key in as root before it can be protected.
+    service: str
+    what: str
+    reason: str
+    seconds: float
+
+
+class ReadyShown(Shown):
+    """Whether the stack does its work: ``position`` of the log that the api has read up to.
+
+    ``acting`` says of each service whether it was heard of lately, and ``waits`` what any of them
+    waits for. ``ssh_public_key``: a host of yours must let this key in as root before it can be
+    protected.
     """
 
     ready: bool
     log: bool
     bus: bool
     caught_up: bool
+    acting: dict[str, bool]
+    waits: list[WaitShown]
     position: int
     configured: dict[str, bool] | None
     not_configured: list[str]

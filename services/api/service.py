@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID, uuid5
 
-import structlog
 from pydantic import ValidationError
 
 from services.api.domain.board import Board
@@ -22,6 +21,7 @@ from shared.clock import NewId, Now
 from shared.envelope import Envelope
 from shared.events.requests import RequestReceived
 from shared.machines import WorkspaceName
+from shared.patience import EVENT_LOG, Waits
 
 PAGE = 1_000
 POLL_SECONDS = 1.0
@@ -34,14 +34,16 @@ IDEMPOTENCY = UUID("2f0c6a34-6f0e-5d7a-9f6e-0b9a4b7f5c11")
 """The name space in which an Idempotency-Key becomes an event id. Never change it."""
 
 
-log = structlog.get_logger()
-
-
 class Follower:
     """Keeps ``board`` up with the log. Reads wake up by the bus and by the clock."""
 
     def __init__(
-        self, reader: LogReader, *, poll_seconds: float = POLL_SECONDS, board: Board | None = None
+        self,
+        reader: LogReader,
+        *,
+        poll_seconds: float = POLL_SECONDS,
+        board: Board | None = None,
+        waits: Waits | None = None,
     ) -> None:
         self.board = board if board is not None else Board()
         self.caught_up = False
@@ -49,6 +51,7 @@ class Follower:
         self.closed = False
         self._reader = reader
         self._poll_seconds = poll_seconds
+        self._patience = (waits or Waits()).patience(EVENT_LOG)
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -58,10 +61,11 @@ class Follower:
             try:
                 page = await self._reader.read(after=self.board.position, limit=PAGE)
             except LogUnknownError as error:
-                self._note_silence(error)
+                self.answering = False
                 self._announce()
-                await self._pause()
+                await self._patience.wait(str(error))
                 continue
+            self._patience.over()
             self.answering = True
             for envelope in page:
                 self.board.apply(envelope)
@@ -133,11 +137,6 @@ class Follower:
     def _announce(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-    def _note_silence(self, error: LogUnknownError) -> None:
-        if self.answering or not self.caught_up:
-            log.warning("the event log does not answer", error=str(error))
-        self.answering = False
 
 
 class NotTakenError(Exception):

@@ -18,6 +18,8 @@ from shared.bus.nats_bus import NatsBus
 from shared.clouds.gce import GceClient
 from shared.clouds.vast import VastClient
 from shared.credentials import Credentials
+from shared.patience import Waits
+from shared.pulse import beating
 from shared.ssh import new_key
 
 log = structlog.get_logger()
@@ -27,9 +29,13 @@ log = structlog.get_logger()
 async def health(settings: Settings) -> AsyncIterator[Health]:
     """The service, connected; everything is closed afterwards."""
     async with AsyncExitStack() as stack:
+        waits = Waits()
         bus = await stack.enter_async_context(
-            NatsBus.connect(settings.nats_url, settings.nats_user, settings.nats_password)
+            NatsBus.connect(
+                settings.nats_url, settings.nats_user, settings.nats_password, waits=waits
+            )
         )
+        await stack.enter_async_context(beating(bus, SERVICE, waits, replica=settings.replica))
         providers: dict[str, SharedListing] = {}
         for provider, listing in _listings(settings, stack).items():
             providers[provider] = SharedListing(provider, listing)
@@ -42,6 +48,7 @@ async def health(settings: Settings) -> AsyncIterator[Health]:
             new_id=clock.new_id,
             ready=lambda: _touch(settings),
             brake=Brake(share=settings.silent_share, hosts_min=settings.silent_hosts_min),
+            waits=waits,
         )
 
 

@@ -29,6 +29,7 @@ from shared.assignments import Assignment
 from shared.bus.port import Bus
 from shared.clock import NewId, Now
 from shared.machines import MachineId, Role, WorkspaceName
+from shared.patience import Waits
 from shared.voice import Voice
 
 SERVICE = "health"
@@ -63,11 +64,13 @@ class Health:
         brake: Brake | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        waits: Waits | None = None,
     ) -> None:
         self._bus = bus
         self._providers = providers
         self._reach = reach
-        self._voice = Voice(bus, SERVICE, now=now, new_id=new_id, sleep=sleep)
+        self._waits = waits or Waits(now=now, sleep=sleep)
+        self._voice = Voice(bus, SERVICE, now=now, new_id=new_id, waits=self._waits)
         self._ready = ready
         self._brake = brake or Brake()
         self._monotonic = monotonic
@@ -80,7 +83,7 @@ class Health:
         """Until cancelled."""
         ready = False
         async with asyncio.TaskGroup() as group:
-            async for found in assigned.read(self._bus):
+            async for found in assigned.read(self._bus, self._waits):
                 for assignment in found:
                     self._learn(assignment)
                 self._reconcile(group)

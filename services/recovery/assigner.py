@@ -4,11 +4,8 @@ The bucket may lose everything and a watcher may be blind for a while, so all ke
 at each start, after each reconnect and now and then.
 """
 
-import asyncio
 import contextlib
 from collections.abc import Callable
-
-import structlog
 
 from services.recovery.domain.obligations import assignment
 from services.recovery.domain.state import Phase
@@ -16,11 +13,10 @@ from services.recovery.service import Recovery
 from shared import assignments
 from shared.bus.port import Bus, BusError
 from shared.machines import WorkspaceName
+from shared.patience import BUS, Waits
 from shared.waiting import comes
 
 REPEAT_SECONDS = 10.0
-
-log = structlog.get_logger()
 
 
 class Assigner:
@@ -34,6 +30,7 @@ class Assigner:
         host_ca: Callable[[WorkspaceName], str],
         user_ca: str,
         system: assignments.System,
+        waits: Waits | None = None,
     ) -> None:
         self._recovery = recovery
         self._bus = bus
@@ -42,6 +39,7 @@ class Assigner:
         self._system = assignments.encode_system(system)
         self._changed = recovery.changes()
         self._put: dict[str, bytes] = {}
+        self._patience = (waits or Waits()).patience(BUS)
 
     def put_again(self) -> None:
         """The bucket may be empty: put every key once more."""
@@ -55,10 +53,10 @@ class Assigner:
             try:
                 await self._publish()
             except BusError as error:
-                log.warning("assignments not published", reason=str(error))
                 self._put.clear()
-                await asyncio.sleep(1.0)
+                await self._patience.wait(f"assignments not published: {error}")
                 continue
+            self._patience.over()
             if not await comes(self._changed, REPEAT_SECONDS):
                 self._put.clear()
 

@@ -27,9 +27,10 @@ from services.recovery.lease import Lease
 from services.recovery.ports import MachineProvider, Market, Notices
 from services.recovery.relay import Relay
 from services.recovery.renewer import Renewer
-from services.recovery.service import Recovery
+from services.recovery.service import SOURCE, Recovery
 from services.recovery.settings import Settings
 from services.recovery.sweeper import Sweeper
+from services.recovery.witness import until_newest
 from shared import clock, subjects
 from shared.assignments import System
 from shared.bus.nats_bus import NatsBus
@@ -38,6 +39,8 @@ from shared.clouds.gce import GceClient
 from shared.clouds.vast import VastClient
 from shared.eventlog.writer import PostgresWriter
 from shared.machines import WorkspaceName
+from shared.patience import Waits
+from shared.pulse import beating
 
 log = structlog.get_logger()
 
@@ -56,14 +59,23 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
         writer = await stack.enter_async_context(
             PostgresWriter(settings.log_dsn, settings.log_password)
         )
+        waits = Waits()
         bus = await stack.enter_async_context(
-            NatsBus.connect(settings.nats_url, settings.nats_user, settings.nats_password)
+            NatsBus.connect(
+                settings.nats_url, settings.nats_user, settings.nats_password, waits=waits
+            )
+        )
+        replica = settings.replica or f"{socket.gethostname()}-{clock.new_id()}"
+        acting = asyncio.Event()
+        await stack.enter_async_context(
+            beating(bus, SOURCE, waits, replica=replica, acting=acting.is_set)
         )
         lease = Lease(
             writer,
-            holder=settings.replica or f"{socket.gethostname()}-{clock.new_id()}",
+            holder=replica,
             seconds=settings.lease_seconds,
             monotonic=time.monotonic,
+            waits=waits,
         )
         stack.push_async_callback(lease.release)
         service = Recovery(
@@ -73,6 +85,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             new_id=clock.new_id,
             installation=settings.installation,
             ports=settings.endpoint_ports,
+            waits=waits,
         )
         authority = Authority(
             settings.keys_dir,
@@ -82,7 +95,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             user_lifetime=timedelta(seconds=settings.certificate_seconds),
         )
         providers, market = _providers(settings, stack)
-        keeper = _keeper(settings, service, authority, lease)
+        keeper = _keeper(settings, service, authority, lease, waits)
         hosts = SshHosts(
             authority, Gates(authority), now=clock.now, rsync_oldest=settings.rsync_oldest
         )
@@ -106,6 +119,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             host_ca=authority.host_ca_public,
             user_ca=authority.user_ca_public(),
             system=System(configured=configured, ssh_public_key=authority.bootstrap_public()),
+            waits=waits,
         )
         relay = Relay(
             writer,
@@ -113,6 +127,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             term=lease.term,
             changed=service.changes(),
             on_renewed=assigner.put_again,
+            waits=waits,
         )
         driver = Driver(service, partial(carry_out, tools), interval=settings.drive_interval)
         renewer = Renewer(service, hosts, interval=settings.renew_interval, may_act=lease.term)
@@ -127,12 +142,15 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
         async def run() -> None:
             _touch(settings)
             term = await lease.acquire()
-            log.info("writing under a new term", term=term)
-            await service.load()
-            await _answer_certificates(bus, authority)
             async with asyncio.TaskGroup() as group:
+                group.create_task(lease.keep())
+                await until_newest(writer, bus, waits)
+                await service.load()
+                await _answer_certificates(bus, authority)
+                log.info("writing under a new term", term=term)
+                acting.set()
+                waits.changed.set()
                 for loop in (
-                    lease.keep(),
                     listen_forever(bus, service),
                     driver.run(),
                     keeper.run(),
@@ -189,14 +207,16 @@ def _notices(settings: Settings, stack: AsyncExitStack) -> Notices:
     return webhook
 
 
-def _keeper(settings: Settings, service: Recovery, authority: Authority, lease: Lease) -> Keeper:
+def _keeper(
+    settings: Settings, service: Recovery, authority: Authority, lease: Lease, waits: Waits
+) -> Keeper:
     endpoint = HaproxyEndpoint(
         RuntimeApi(settings.haproxy_socket),
         probe_host=settings.endpoint_probe_host,
         gates=Gates(authority),
     )
     interval = min(1.0, settings.drive_interval)
-    return Keeper(service, endpoint, interval=interval, may_act=lease.term)
+    return Keeper(service, endpoint, interval=interval, may_act=lease.term, waits=waits)
 
 
 async def _answer_certificates(bus: NatsBus, authority: Authority) -> None:

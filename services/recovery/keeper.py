@@ -14,7 +14,10 @@ from services.recovery.domain.state import State
 from services.recovery.ports import Backend, Endpoint, EndpointError
 from services.recovery.service import Recovery
 from shared.machines import Host
+from shared.patience import Waits
 from shared.waiting import comes
+
+LOAD_BALANCER = "the load balancer"
 
 log = structlog.get_logger()
 
@@ -29,6 +32,7 @@ class Keeper:
         *,
         interval: float,
         may_act: Callable[[], object],
+        waits: Waits | None = None,
     ) -> None:
         self._recovery = recovery
         self._endpoint = driver
@@ -36,6 +40,7 @@ class Keeper:
         self._may_act = may_act
         self._changed = recovery.changes()
         self._one_hand = asyncio.Lock()
+        self._patience = (waits or Waits()).patience(LOAD_BALANCER)
 
     async def point(self, port: int, backend: Backend | None) -> None:
         """Switch one port now. Raises EndpointError."""
@@ -54,8 +59,10 @@ class Keeper:
             self._changed.clear()
             try:
                 await self.settle()
+                self._patience.over()
             except EndpointError as error:
-                log.warning("endpoint", reason=str(error))
+                # No growing pause here: people are cut off until it is pointed again.
+                self._patience.say(str(error))
             await comes(self._changed, self._interval)
 
     async def settle(self) -> None:

@@ -4,13 +4,20 @@ import asyncio
 from collections.abc import Callable
 
 from shared.eventlog.port import LeaseLostError, LogUnknownError, LogWriter
+from shared.patience import EVENT_LOG, Waits
 
 
 class Lease:
     """``monotonic`` gives seconds that never jump; ``seconds`` is the life of one renewal."""
 
     def __init__(
-        self, log: LogWriter, *, holder: str, seconds: float, monotonic: Callable[[], float]
+        self,
+        log: LogWriter,
+        *,
+        holder: str,
+        seconds: float,
+        monotonic: Callable[[], float],
+        waits: Waits | None = None,
     ) -> None:
         self._log = log
         self._holder = holder
@@ -18,6 +25,7 @@ class Lease:
         self._monotonic = monotonic
         self._term: int | None = None
         self._good_until = 0.0
+        self._patience = (waits or Waits()).patience(EVENT_LOG)
 
     async def acquire(self) -> int:
         """Wait until the lease is ours; returns its term."""
@@ -25,8 +33,11 @@ class Lease:
             asked = self._monotonic()
             try:
                 self._term = await self._log.acquire(self._holder, self._seconds)
-            except LogUnknownError:
+            except LogUnknownError as error:
                 self._term = None
+                await self._patience.wait(str(error))
+                continue
+            self._patience.over()
             if self._term is not None:
                 self._good_until = asked + self._seconds
                 return self._term
@@ -45,8 +56,10 @@ class Lease:
             asked = self._monotonic()
             try:
                 kept = await self._log.renew(self.term(), self._seconds)
-            except LogUnknownError:
+            except LogUnknownError as error:
+                self._patience.say(str(error))
                 continue  # term() raises once the lease may be gone
+            self._patience.over()
             if not kept:
                 raise LeaseLostError("another recovery took the writer lease")
             self._good_until = asked + self._seconds

@@ -12,12 +12,12 @@ import structlog
 
 from shared import failpoints
 from shared.bus.port import Backbone, BusError, StreamState
-from shared.eventlog.port import LogUnknownError, LogWriter
+from shared.eventlog.port import LogOlderError, LogUnknownError, LogWriter
+from shared.patience import BUS, EVENT_LOG, Waits
 from shared.subjects import STREAM_EVENTS, event
 from shared.waiting import comes
 
 BATCH = 100
-BACKOFF = 0.25
 
 log = structlog.get_logger()
 
@@ -38,6 +38,7 @@ class Relay:
         changed: asyncio.Event,
         on_renewed: Callable[[], None] = lambda: None,
         poll: float = 1.0,
+        waits: Waits | None = None,
     ) -> None:
         self._log = log
         self._bus = bus
@@ -45,31 +46,38 @@ class Relay:
         self._changed = changed
         self._on_renewed = on_renewed
         self._poll = poll
+        waits = waits or Waits()
+        self._for_bus = waits.patience(BUS)
+        self._for_log = waits.patience(EVENT_LOG)
         self._published: int | None = None
         """The last position known to be in the stream, None when that must be looked up."""
 
     async def run(self) -> None:
-        """Publish until cancelled; a lost bus or log is waited for. Raises LeaseLostError."""
-        trouble = ""
+        """Publish until cancelled; a lost bus or log is waited for.
+
+        Raises LeaseLostError, and LogOlderError when the stream knows more than the log.
+        """
         while True:
             self._changed.clear()
             try:
                 busy = await self.step()
-            except (BusError, LogUnknownError) as error:
-                if trouble != str(error):
-                    trouble = str(error)
-                    log.warning("relay waits", reason=trouble)
+            except BusError as error:
                 self._published = None
-                await asyncio.sleep(BACKOFF)
+                await self._for_bus.wait(str(error))
                 continue
-            trouble = ""
+            except LogUnknownError as error:
+                self._published = None
+                await self._for_log.wait(str(error))
+                continue
+            self._for_bus.over()
+            self._for_log.over()
             if not busy:
                 await self._until_news()
 
     async def step(self) -> bool:
         """Publish the next batch; False when there was nothing to publish.
 
-        Raises BusError, LogUnknownError, LeaseLostError.
+        Raises BusError, LogUnknownError, LogOlderError, LeaseLostError.
         """
         term = self._term()
         published = await self._where_the_stream_stands()
@@ -106,8 +114,7 @@ class Relay:
         if position < cursor:
             log.warning("the stream is behind: publishing again", stream=position, cursor=cursor)
         elif position > cursor and position > (head := await self._log.head()):
-            log.error("the log is behind its stream: is it an old copy?", stream=position, log=head)
-            return cursor
+            raise LogOlderError(f"the stream holds {position}, the log ends at {head}: an old copy")
         return position
 
     async def _until_news(self) -> None:

@@ -27,10 +27,10 @@ from shared.events import SPEAKER, Event
 from shared.events.recovery import ProvisionRequested
 from shared.events.requests import RequestReceived
 from shared.machines import MachineId, WorkspaceName
+from shared.patience import EVENT_LOG, Waits
 
 APPEND_TRIES_MAX = 20
 PAGE = 1000
-LOG_RETRY_SECONDS = 0.5
 SOURCE = "recovery"
 QUIET = {Phase.UNREGISTERED, Phase.SYNCING, Phase.REMOVED}
 
@@ -66,6 +66,7 @@ class Recovery:
         new_id: NewId,
         installation: str,
         ports: Sequence[int],
+        waits: Waits | None = None,
     ) -> None:
         self._log = log
         self._term = term
@@ -77,17 +78,27 @@ class Recovery:
         self._one_writer = asyncio.Lock()
         self._changed: list[asyncio.Event] = []
         self._intended: set[MachineId] = set()
+        self._patience = (waits or Waits()).patience(EVENT_LOG)
 
     # --- reading
 
     async def load(self) -> None:
-        """Fold the whole log: what a start does before anything else."""
+        """Fold the whole log: what a start does before anything else. Raises LeaseLostError."""
         after = 0
-        while page := await self._log.read(after=after, limit=PAGE):
+        while page := await self._page(after):
             for envelope in page:
                 self._take(envelope)
             after = page[-1].position or 0
+        self._patience.over()
         self._tell()
+
+    async def _page(self, after: int) -> list[Envelope]:
+        while True:
+            self._term()
+            try:
+                return await self._log.read(after=after, limit=PAGE)
+            except LogUnknownError as error:
+                await self._patience.wait(str(error))
 
     @property
     def states(self) -> Mapping[WorkspaceName, Folded]:
@@ -151,34 +162,47 @@ class Recovery:
         await self._record(envelope, still_wanted=still_wanted)
 
     async def _record(self, fact: Envelope, *, still_wanted: Callable[[State], bool]) -> None:
-        workspace = fact.event.workspace
         async with self._one_writer:
-            for _ in range(APPEND_TRIES_MAX):
-                try:
-                    if await self._log.known({fact.id}):
-                        return await self._catch_up(workspace)
-                    folded = self._get(workspace)
-                    if not still_wanted(folded.state):
-                        return None
-                    written = self._with_what_follows(folded, fact)
-                    _pass("append.before", written)
-                    recorded = await self._log.append(
-                        written,
-                        term=self._term(),
-                        expected_version=folded.version,
-                    )
-                except (WrongVersionError, LogUnknownError) as error:
-                    # Somebody else wrote, or our own append may have happened: the log knows.
-                    log.warning("append not confirmed", workspace=workspace, reason=str(error))
-                    await self._until_caught_up(workspace)
-                    continue
-                _pass("append.after", recorded)
-                for envelope in recorded:
-                    self._take(envelope)
-                    if isinstance(envelope.event, ProvisionRequested):
-                        self._intended.add(envelope.event.label)
-                self._tell()
-                return None
+            try:
+                await self._appended(fact, still_wanted)
+            finally:
+                self._patience.over()
+
+    async def _appended(self, fact: Envelope, still_wanted: Callable[[State], bool]) -> None:
+        workspace = fact.event.workspace
+        conflicts = 0
+        while conflicts < APPEND_TRIES_MAX:
+            try:
+                if await self._log.known({fact.id}):
+                    return await self._catch_up(workspace)
+                folded = self._get(workspace)
+                if not still_wanted(folded.state):
+                    return None
+                written = self._with_what_follows(folded, fact)
+                _pass("append.before", written)
+                recorded = await self._log.append(
+                    written,
+                    term=self._term(),
+                    expected_version=folded.version,
+                )
+            except WrongVersionError as error:
+                log.warning("somebody else wrote", workspace=workspace, reason=str(error))
+                conflicts += 1
+                await self._until_caught_up(workspace)
+                continue
+            except LogUnknownError as error:
+                # Our own append may have happened: the log knows, once it answers. One that can
+                # be read but not written to (read-only, its disk full) is waited for as well.
+                await self._patience.wait(str(error))
+                await self._until_caught_up(workspace)
+                continue
+            _pass("append.after", recorded)
+            for envelope in recorded:
+                self._take(envelope)
+                if isinstance(envelope.event, ProvisionRequested):
+                    self._intended.add(envelope.event.label)
+            self._tell()
+            return None
         raise WrongVersionError(f"workspace {workspace}: gave up after {APPEND_TRIES_MAX} tries")
 
     def _with_what_follows(self, folded: Folded, fact: Envelope) -> list[Envelope]:
@@ -213,10 +237,11 @@ class Recovery:
         while True:
             self._term()
             try:
-                return await self._catch_up(workspace)
+                await self._catch_up(workspace)
             except LogUnknownError as error:
-                log.warning("the log does not answer", reason=str(error))
-                await asyncio.sleep(LOG_RETRY_SECONDS)
+                await self._patience.wait(str(error))
+            else:
+                return
 
     async def _catch_up(self, workspace: WorkspaceName) -> None:
         while page := await self._log.read_workspace(

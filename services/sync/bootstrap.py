@@ -9,15 +9,21 @@ from services.sync.settings import Settings
 from shared import clock
 from shared.bus.nats_bus import NatsBus
 from shared.credentials import Credentials
+from shared.patience import Waits
+from shared.pulse import beating
 from shared.ssh import new_key
 
 
 @asynccontextmanager
 async def sync(settings: Settings) -> AsyncIterator[Sync]:
     """The service, connected; everything is closed afterwards."""
-    async with NatsBus.connect(
-        settings.nats_url, settings.nats_user, settings.nats_password
-    ) as bus:
+    waits = Waits()
+    async with (
+        NatsBus.connect(
+            settings.nats_url, settings.nats_user, settings.nats_password, waits=waits
+        ) as bus,
+        beating(bus, SERVICE, waits, replica=settings.replica),
+    ):
         yield Sync(
             bus,
             plane=StandbyDataPlane(Credentials(bus, SERVICE, new_key)),
@@ -25,6 +31,7 @@ async def sync(settings: Settings) -> AsyncIterator[Sync]:
             new_id=clock.new_id,
             ready=lambda: _touch(settings),
             assignment_lease=settings.assignment_lease,
+            waits=waits,
         )
 
 

@@ -39,6 +39,7 @@ from shared.events.sync import (
     SyncFailed,
 )
 from shared.machines import WorkspaceName
+from shared.patience import Waits
 from shared.voice import Voice
 
 SERVICE = "sync"
@@ -64,10 +65,12 @@ class Sync:
         ready: Callable[[], None],
         assignment_lease: float = 30.0,
         steady: Callable[[], float] = time.monotonic,
+        waits: Waits | None = None,
     ) -> None:
         self._bus = bus
         self._plane = plane
-        self._voice = Voice(bus, SERVICE, now=now, new_id=new_id)
+        self._waits = waits or Waits(now=now)
+        self._voice = Voice(bus, SERVICE, now=now, new_id=new_id, waits=self._waits)
         self._ready = ready
         self._lease = assignment_lease
         self._steady = steady
@@ -77,7 +80,7 @@ class Sync:
         """Until cancelled."""
         ready = False
         async with asyncio.TaskGroup() as group:
-            async for found in assigned.read(self._bus):
+            async for found in assigned.read(self._bus, self._waits):
                 for assignment in found:
                     self._learn(assignment, group)
                 if not ready:

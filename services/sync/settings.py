@@ -19,6 +19,7 @@ class Settings:
     nats_user: str
     nats_password: str = field(repr=False)
     assignment_lease: float
+    replica: str
     ready_file: Path | None
     log_level: str
     failpoints: Path | None = None
@@ -32,6 +33,7 @@ class Settings:
             nats_user=env.text("NATS_USER", "sync"),
             nats_password=env.secret("NATS_PASSWORD"),
             assignment_lease=env.number("ASSIGNMENT_LEASE", 30.0),
+            replica=env.text("REPLICA", "sync"),
             ready_file=env.path("READY_FILE"),
             log_level=_level(env.text("LOG_LEVEL", "INFO")),
             failpoints=env.path("FAILPOINTS"),

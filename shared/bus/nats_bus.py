@@ -31,6 +31,7 @@ from shared.bus.permissions import inbox_prefix as own_inbox
 from shared.bus.port import BusError, Delivery, StreamState
 from shared.bus.streams import CONSUMER, DURABLE_RECOVERY, KV_STREAM, KV_SUBJECT, STREAMS
 from shared.envelope import Envelope
+from shared.patience import BUS, Waits
 from shared.subjects import STATE_CHANGED, STREAM_INBOX, deadletter
 from shared.waiting import comes
 
@@ -97,52 +98,51 @@ class _NatsReceipt:
 
 
 @dataclass(slots=True)
-class _Trouble:
-    """Says each reason once, not each time that it is met again."""
-
-    what: str
-    reason: str = ""
-
-    def say(self, reason: str) -> None:
-        if reason and reason != self.reason:
-            log.warning(self.what, reason=reason)
-            self.reason = reason
-
-    def over(self) -> None:
-        if self.reason:
-            log.info(f"{self.what}: over", reason=self.reason)
-            self.reason = ""
-
-
-@dataclass(slots=True)
 class NatsBus:
     """One connection of one user. Make it with ``connect``."""
 
     user: str
+    waits: Waits
     _nc: Client = field(default_factory=Client)
     _wakers: set[asyncio.Event] = field(default_factory=set)
-    _trouble: "_Trouble" = field(default_factory=lambda: _Trouble("bus"))
 
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, url: str, user: str, password: str, inbox_prefix: str | None = None
+        cls,
+        url: str,
+        user: str,
+        password: str,
+        inbox_prefix: str | None = None,
+        waits: Waits | None = None,
     ) -> AsyncIterator[Self]:
         """Connect, waiting for a server that is not there yet; closes at the end.
 
-        Raises BusError when the server answers and does not accept user and password.
+        ``waits`` shows what is waited for here, then and later. Raises BusError when the server
+        answers and does not accept user and password.
         """
-        bus = cls(user)
+        bus = cls(user, waits or Waits())
+        connection = bus.waits.patience(BUS)
         refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         async def on_error(error: Exception) -> None:
             text = str(error).strip()
             if "authorization violation" in text.lower() and not refused.done():
                 refused.set_result(text)
-            bus._trouble.say(text)
+            if "permissions violation" in text.lower():
+                # Whoever said it sees a silence only: the server does not answer what it refuses.
+                log.error("the bus does not allow this", user=user, reason=text)
+            elif bus.connected:
+                log.warning("bus", reason=text)
+            else:
+                connection.say(f"no connection: {text or type(error).__name__}")
+
+        async def on_disconnected() -> None:
+            if not bus._nc.is_closed:
+                connection.say("the connection is lost")
 
         async def on_reconnected() -> None:
-            bus._trouble.over()
+            connection.over()
             for waker in bus._wakers:
                 waker.set()
 
@@ -157,6 +157,7 @@ class NatsBus:
                 ping_interval=5,
                 max_outstanding_pings=2,
                 error_cb=on_error,
+                disconnected_cb=on_disconnected,
                 reconnected_cb=on_reconnected,
             )
         )
@@ -166,6 +167,7 @@ class NatsBus:
             if refused.done():
                 raise BusError(f"NATS at {url} does not accept user {user!r}: check its password")
             connecting.result()
+            connection.over()
             yield bus
         finally:
             connecting.cancel()
@@ -251,17 +253,16 @@ class NatsBus:
     ) -> AsyncIterator[list[Delivery]]:
         pull = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         answers = await self._subscribed(self._nc.new_inbox())
-        trouble = _Trouble(f"no messages for consumer {durable}")
+        patience = self.waits.patience(BUS)
         try:
             while True:
                 try:
                     messages = await self._pull(pull, answers, batch)
                 except BusError as error:
                     self._raise_if_closed()
-                    trouble.say(str(error))
-                    await asyncio.sleep(BACKOFF)
+                    await patience.wait(f"no messages for consumer {durable}: {error}")
                     continue
-                trouble.over()
+                patience.over()
                 if messages:
                     yield [_delivery(msg) for msg in messages]
         finally:
@@ -316,7 +317,7 @@ class NatsBus:
     ) -> AsyncIterator[Envelope]:
         place: _Place | None = None
         known = after_position
-        trouble = _Trouble(f"stream {stream} cannot be read")
+        patience = self.waits.patience(BUS)
         async with self._woken_by(subject) as news:
             while True:
                 try:
@@ -328,10 +329,9 @@ class NatsBus:
                         continue
                 except BusError as error:
                     self._raise_if_closed()
-                    trouble.say(str(error))
-                    await asyncio.sleep(BACKOFF)
+                    await patience.wait(f"stream {stream} cannot be read: {error}")
                     continue
-                trouble.over()
+                patience.over()
                 for message in stored:
                     place.next_sequence = message.sequence + 1
                     envelope = await self._decoded(message)

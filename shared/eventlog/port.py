@@ -16,6 +16,10 @@ class LeaseLostError(Exception):
     """This term is over or another holds the lease: stop writing. Nothing was appended."""
 
 
+class LogOlderError(Exception):
+    """The log ends before what was recorded in it: it is an old copy. Nothing may be done on it."""
+
+
 class LogRefusedError(Exception):
     """The log is there and will not have us: the set-up is wrong, trying again is no use."""
 
@@ -84,6 +88,7 @@ class LogWriter(LogReader, Protocol):
 
         ``expected_version`` is how many events its stream has. Events that are all recorded
         already are returned as they are. Raises WrongVersionError, LeaseLostError,
+        LogOlderError when the log ends before what this writer has read or written,
         LogUnknownError, and ValueError for events of several workspaces or ids given twice.
         """
         ...

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, TextClause, select, text
+from sqlalchemy import Row, Select, TextClause, select, text
 from sqlalchemy.exc import IntegrityError
 
 from shared.clock import Now, now
 from shared.envelope import Envelope
 from shared.eventlog.canonical import GENESIS, Record, chain, distinct_ids, envelope_of
-from shared.eventlog.port import LeaseLostError, WrongVersionError
+from shared.eventlog.port import LeaseLostError, LogOlderError, WrongVersionError
 from shared.eventlog.reader import PostgresReader
 from shared.eventlog.schema import event_log
 
@@ -94,6 +94,8 @@ class PostgresWriter(PostgresReader):
         self._now = now
         self._append_lock = asyncio.Lock()
         self._head: tuple[int, bytes] | None = None
+        self._newest = 0
+        """The last position that this process knows to be recorded."""
 
     async def acquire(self, holder: str, seconds: float) -> int | None:
         row = await self._execute(_ACQUIRE, holder=holder, seconds=seconds)
@@ -134,6 +136,7 @@ class PostgresWriter(PostgresReader):
                 )
                 if await self._inserted(records, head=head, version=expected_version, term=term):
                     self._head = (records[-1].position, records[-1].hash)
+                    self._newest = records[-1].position
                     return [envelope_of(record) for record in records]
                 self._head = None
                 # What stands in the way first, our own ids after: so a twin of this append that
@@ -183,7 +186,17 @@ class PostgresWriter(PostgresReader):
 
     async def _look_at_head(self) -> tuple[int, bytes]:
         row = await self._execute(_HEAD)
-        return (int(row.position), bytes(row.hash)) if row else (0, GENESIS)
+        head, head_hash = (int(row.position), bytes(row.hash)) if row else (0, GENESIS)
+        if head < self._newest:
+            raise LogOlderError(
+                f"the log ends at {head} and held {self._newest}: it is an old copy"
+            )
+        return head, head_hash
+
+    async def _records(self, query: Select[Any]) -> list[Record]:
+        records = await super()._records(query)
+        self._newest = max([self._newest, *(record.position for record in records[-1:])])
+        return records
 
     async def _execute(self, statement: TextClause, **parameters: object) -> Row[Any] | None:
         async with self._answering() as connection:

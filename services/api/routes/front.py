@@ -8,6 +8,7 @@ from fastapi import Depends, Header, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from services.api.adapters.keys import Keys
+from services.api.adapters.pulses import Pulses
 from services.api.adapters.telemetry import Samples
 from services.api.domain.presentation import Json, as_json
 from services.api.domain.views import WorkspaceView
@@ -15,6 +16,7 @@ from services.api.ports import Bus
 from services.api.routes.problems import ProblemError, log_silent
 from services.api.service import Follower, Requests
 from shared.clock import Now
+from shared.patience import Waits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,8 @@ class Front:
     follower: Follower
     requests: Requests
     samples: Samples
+    pulses: Pulses
+    waits: Waits
     bus: Bus
     keys: Keys
     now: Now

@@ -8,12 +8,14 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from services.api.adapters import asyncapi
+from services.api.adapters.pulses import SERVICES
 from services.api.domain.board import phases
 from services.api.domain.views import WorkspaceView
 from services.api.ports import BusError
 from services.api.routes.front import AFront, Front
 from services.api.schemas import VERSION, ReadyShown
 from services.api.service import installation
+from shared.patience import Wait
 
 router = APIRouter(tags=["operation"])
 
@@ -26,7 +28,10 @@ async def healthz() -> str:
 
 @router.get("/readyz", response_model=ReadyShown, responses={503: {"model": ReadyShown}})
 async def readyz(front: AFront) -> Response:
-    """200 when log and bus answer and the log has been read to its end; names what is missing.
+    """200 when log and bus answer, the log has been read to its end, and every service acts.
+
+    ``waits`` says who waits for what, why and how long: all of it ends by itself when what is
+    waited for comes back, but for an event log that is an old copy.
 
     ``not_configured`` lists parts without a key or address: nothing is wrong with the service.
     """
@@ -56,16 +61,36 @@ async def _readiness(front: Front) -> dict[str, Any]:
     except BusError:
         system, bus = None, False
     parts = system.configured if system else None
+    acting = {service: front.pulses.acts(service) for service in SERVICES}
     return {
-        "ready": bus and follower.answering and follower.caught_up,
+        "ready": bus and follower.answering and follower.caught_up and all(acting.values()),
         "log": follower.answering,
         "bus": bus,
         "caught_up": follower.caught_up,
+        "acting": acting,
+        "waits": _waits(front),
         "position": follower.board.position,
         "configured": parts,
         "not_configured": sorted(name for name, there in (parts or {}).items() if not there),
         "ssh_public_key": system.ssh_public_key if system else None,
     }
+
+
+def _waits(front: Front) -> list[dict[str, Any]]:
+    """The longest wait of each service for each thing, whichever of its processes waits."""
+    own = [("api", wait) for wait in front.waits.current()]
+    longest: dict[tuple[str, str], Wait] = {}
+    for service, wait in sorted([*own, *front.pulses.waits()], key=lambda said: said[1].since):
+        longest.setdefault((service, wait.what), wait)
+    return [
+        {
+            "service": service,
+            "what": wait.what,
+            "reason": wait.reason,
+            "seconds": round((front.now() - wait.since).total_seconds(), 1),
+        }
+        for (service, _), wait in longest.items()
+    ]
 
 
 def _metrics(front: Front) -> Iterable[str]:
@@ -77,6 +102,13 @@ def _metrics(front: Front) -> Iterable[str]:
     yield f"dumont_log_answers {int(front.follower.answering)}"
     yield from _gauge("dumont_bus_connected", "whether the bus is connected")
     yield f"dumont_bus_connected {int(front.bus.connected)}"
+    yield from _gauge("dumont_service_acts", "whether the service was heard to act lately")
+    for service in SERVICES:
+        yield f'dumont_service_acts{{service="{service}"}} {int(front.pulses.acts(service))}'
+    yield from _gauge("dumont_wait_seconds", "for how long a service waits for something")
+    for wait in _waits(front):
+        labels = f'service="{wait["service"]}",what="{wait["what"]}"'
+        yield f"dumont_wait_seconds{{{labels}}} {wait['seconds']}"
     yield from _gauge("dumont_workspaces", "workspaces by phase")
     for phase, number in phases(views).items():
         yield f'dumont_workspaces{{phase="{phase.value}"}} {number}'

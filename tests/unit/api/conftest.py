@@ -163,6 +163,7 @@ async def staged() -> AsyncIterator[Stage]:
     bus, log = LossyBus(), MemoryLog()
     front = bootstrap.build(settings(), bus, log)
     await front.samples.listen(bus)
+    await front.pulses.listen(bus)
     clerk = Clerk(bus, log)
     loops = [
         asyncio.create_task(loop)

@@ -2,16 +2,23 @@
 
 import json
 import re
+from dataclasses import replace
+from datetime import timedelta
 
 import httpx
 import pytest
 
 from services.api import bootstrap
+from services.api.adapters.pulses import SERVICES, SILENT_AFTER
 from services.api.routes import create_app
+from shared import subjects
 from shared.assignments import SYSTEM_KEY
 from shared.bus.memory import MemoryBus
+from shared.clock import now
 from shared.eventlog.memory import MemoryLog
 from shared.events.recovery import RecoveryHalted
+from shared.patience import Wait
+from shared.pulse import Pulse, encode
 from tests.unit.api.conftest import HEADERS, KEY, Stage, settings
 from tests.unit.api.tale import Tale
 
@@ -122,6 +129,69 @@ async def test_ready_is_false_while_the_log_is_silent_and_true_again_after(stage
     stage.log.answering = True
     await stage.front.follower.until(lambda _: stage.front.follower.answering, 5)
     assert (await stage.http.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_ready_is_false_when_a_service_was_not_heard_to_act_for_a_while(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    later = now() + SILENT_AFTER
+    monkeypatch.setattr(stage.front.pulses, "_now", lambda: later)
+    for other in SERVICES:
+        await pulse(stage, other, acting=other != service)
+    silent = await stage.http.get("/readyz")
+    assert silent.status_code == 503
+    assert silent.json()["acting"] == {other: other != service for other in SERVICES}
+    (wait,) = silent.json()["waits"]
+    assert (wait["service"], wait["what"]) == ("api", f"the {service} service")
+    assert f'dumont_service_acts{{service="{service}"}} 0' in (await metrics(stage))
+    await pulse(stage, service)
+    assert (await stage.http.get("/readyz")).json()["waits"] == []
+    assert f'dumont_service_acts{{service="{service}"}} 1' in (await metrics(stage))
+
+
+async def test_what_a_service_waits_for_is_told_with_its_reason_and_since_when(
+    stage: Stage,
+) -> None:
+    since = now() - timedelta(seconds=12)
+    log = Wait(what="the event log", reason="the event log is read-only", since=since)
+    later = replace(log, since=now())
+    await pulse(stage, "recovery", log, replica="recovery-1")
+    await pulse(stage, "recovery", later, replica="recovery-2", acting=False)
+    (wait,) = (await stage.http.get("/readyz")).json()["waits"]
+    assert (wait["service"], wait["what"]) == ("recovery", "the event log")
+    assert wait["reason"] == "the event log is read-only"
+    assert 12 <= wait["seconds"] < 60
+    assert 'dumont_wait_seconds{service="recovery",what="the event log"} ' in await metrics(stage)
+    await pulse(stage, "recovery", replica="recovery-1")
+    await pulse(stage, "recovery", replica="recovery-2")
+    assert (await stage.http.get("/readyz")).json()["waits"] == []
+
+
+async def test_the_api_says_that_it_waits_for_the_log_itself(stage: Stage) -> None:
+    stage.log.answering = False
+    stage.front.follower.nudge()
+    await stage.front.follower.until(lambda _: not stage.front.follower.answering, 5)
+    (wait,) = (await stage.http.get("/readyz")).json()["waits"]
+    assert (wait["service"], wait["what"]) == ("api", "the event log")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"acting": 1}', b"\xff"])
+async def test_a_sign_of_life_that_is_garbage_is_none(stage: Stage, body: bytes) -> None:
+    await stage.bus.publish_raw(subjects.pulse("recovery"), body)
+    await stage.bus.publish_raw(subjects.pulse("stranger"), encode(Pulse(replica="", acting=True)))
+    assert (await stage.http.get("/readyz")).status_code == 200
+
+
+async def pulse(
+    stage: Stage, service: str, *waits: Wait, acting: bool = True, replica: str = ""
+) -> None:
+    said = Pulse(replica=replica, acting=acting, waits=waits)
+    await stage.bus.publish_raw(subjects.pulse(service), encode(said))
+
+
+async def metrics(stage: Stage) -> str:
+    return (await stage.http.get("/metrics")).text
 
 
 async def test_readiness_names_what_recovery_is_not_configured_with(stage: Stage) -> None:

@@ -142,7 +142,7 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(standby: PaperStandby | None = None, **settings: float) -> AsyncIterator[Scene]:
+async def scene(standby: PaperStandby | None = None, **settings: Any) -> AsyncIterator[Scene]:
     bus, plane = MemoryBus(), standby or PaperStandby()
     samples: list[tuple[str, dict[str, Any]]] = []
 
