@@ -13,6 +13,8 @@ class Child:
     may raise OSError or ValueError, ``argv`` is asked next, and ``ready`` every 20 ms from the
     start on: they run in a thread and may block. With ``once`` it is to end with 0, which is its
     readiness; anything else is tried again. ``user`` is the account to run under, None for ours.
+    ``stuck`` is asked every few seconds of one that is ready: a reason why only a restart helps,
+    or "".
     """
 
     name: str
@@ -21,6 +23,7 @@ class Child:
     env: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[], None] = lambda: None
     ready: Callable[[], bool] = lambda: True
+    stuck: Callable[[], str] | None = None
     after: tuple[str, ...] = ()
     once: bool = False
     stop_signal: signal.Signals = signal.SIGTERM

@@ -4,10 +4,13 @@ Whoever runs it gets ``argv``, ``env`` and ``user``, calls ``prepare`` before ea
 ``ready`` afterwards.
 """
 
+import json
 import shutil
 import signal
 import socket
 import sysconfig
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,13 @@ from cli.embedded.files import write_private
 from shared.bus.permissions import ServerConfig, password_file
 
 HOST = "127.0.0.1"
+
+ROOM_MIN = 16 << 20
+"""Bytes free on the disk of the streams, below which a restart would not help."""
+
+_HEALTH_SECONDS = 2.0
+_PORTS = "*.ports"
+"""The file in which a running server says where it tells its health."""
 
 
 def nats_program() -> Path:
@@ -64,8 +74,14 @@ class NatsServer:
         """Write the configuration and, beside it, the passwords. Raises OSError, ValueError."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self.directory / "passwords.conf", password_file(self.passwords))
+        for stale in self.directory.glob(_PORTS):
+            stale.unlink(missing_ok=True)
         config = ServerConfig(
-            listen=f"{HOST}:{self.port}", store=str(self.store), passwords="./passwords.conf"
+            listen=f"{HOST}:{self.port}",
+            store=str(self.store),
+            passwords="./passwords.conf",
+            monitor=f"{HOST}:-1",
+            ports_dir=str(self.directory),
         )
         write_private(self._config, config.render())
 
@@ -76,3 +92,34 @@ class NatsServer:
                 return client.recv(5) == b"INFO "
         except OSError:
             return False
+
+    def monitor(self) -> str:
+        """The URL where the running server tells its health. Raises OSError, ValueError."""
+        (ports,) = self.directory.glob(_PORTS)
+        try:
+            return str(json.loads(ports.read_text())["monitoring"][0])
+        except LookupError:
+            raise ValueError(f"{ports} names no address for its health") from None
+
+    def stuck(self) -> str:
+        """Why it has to be started again, "" when it has not.
+
+        A stream that met a full disk refuses every write from then on, also when there is room
+        again. The server says so, and goes on to carry what is not kept: so it is left alone as
+        long as there is no room.
+        """
+        try:
+            url = f"{self.monitor()}/healthz"
+            with urllib.request.urlopen(url, timeout=_HEALTH_SECONDS):  # noqa: S310
+                return ""
+        except urllib.error.HTTPError as answer:
+            reason = answer.read(1000).decode(errors="replace").strip()
+        except (OSError, ValueError):
+            return ""  # it starts, or it is so busy that it does not say
+        return f"says {reason}" if self._has_room() else ""
+
+    def _has_room(self) -> bool:
+        try:
+            return shutil.disk_usage(self.store).free >= ROOM_MIN
+        except FileNotFoundError:
+            return True  # somebody deleted it: a restart makes it anew

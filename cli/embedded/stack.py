@@ -136,6 +136,7 @@ class Servers:
                 env=nats.env,
                 prepare=nats.prepare,
                 ready=nats.ready,
+                stuck=nats.stuck,
                 stop_signal=nats.stop_signal,
                 user=nats.user,
             ),

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,9 @@ BACKOFF_MAX = 5.0
 STEADY_SECONDS = 10.0
 """A child that lived so long starts again without a grown wait."""
 STOP_GRACE = 5.0
+STUCK_POLL = 1.0
+STUCK_TIMES = 3
+"""So many times in a row it must say that only a restart helps: its start is trouble enough."""
 LOG_SIZE_MAX = 16 << 20
 _POLL = 0.02
 
@@ -92,7 +95,7 @@ class Supervisor:
             process = await self._start(child)
         except (OSError, ValueError) as error:
             return f"did not start: {error}"
-        watch = asyncio.create_task(self._watch_ready(child, process))
+        watch = asyncio.create_task(self._watch(child, process))
         try:
             status = await process.wait()
         finally:
@@ -125,9 +128,25 @@ class Supervisor:
         log(f"{child.name} started as {process.pid}")
         return process
 
-    async def _watch_ready(self, child: Child, process: asyncio.subprocess.Process) -> None:
+    async def _watch(self, child: Child, process: asyncio.subprocess.Process) -> None:
         if child.once:
             return
+        await self._watch_ready(child, process)
+        if child.stuck is not None:
+            await self._watch_stuck(child, child.stuck, process)
+
+    async def _watch_stuck(
+        self, child: Child, stuck: Callable[[], str], process: asyncio.subprocess.Process
+    ) -> None:
+        times = 0
+        while times < STUCK_TIMES:
+            await asyncio.sleep(STUCK_POLL)
+            reason = await asyncio.to_thread(stuck)
+            times = times + 1 if reason else 0
+        log(f"{child.name} {reason}: it is started again")
+        await self._terminate(child, process)
+
+    async def _watch_ready(self, child: Child, process: asyncio.subprocess.Process) -> None:
         while process.returncode is None:
             if await asyncio.to_thread(child.ready):
                 log(f"{child.name} is ready")
@@ -155,7 +174,11 @@ class Supervisor:
             await asyncio.gather(*(self._end(child) for child in live if child.name not in needed))
 
     async def _end(self, child: Child) -> None:
-        process = self._live[child.name]
+        await self._terminate(child, self._live[child.name])
+        del self._live[child.name]
+        self._change(child, process=None, ready=False)
+
+    async def _terminate(self, child: Child, process: asyncio.subprocess.Process) -> None:
         # asyncio has not reaped it yet, so the number cannot belong to anybody else.
         with suppress(ProcessLookupError):
             process.send_signal(child.stop_signal)
@@ -167,8 +190,6 @@ class Supervisor:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-        del self._live[child.name]
-        self._change(child, process=None, ready=False)
 
 
 def log(text: str) -> None:

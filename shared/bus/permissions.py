@@ -165,7 +165,9 @@ GRANTS: dict[str, Grant] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Where a nats-server listens and keeps its streams; ``monitor`` is its health port.
+    """Where a nats-server listens and keeps its streams; ``monitor`` is where it tells its health.
+
+    With port -1 it takes a free one and writes it to a file in ``ports_dir``.
 
     ``passwords`` is a file that ``password_file`` wrote, by its path relative to the configuration
     (nats-server knows no other): the configuration itself holds no secret.
@@ -176,11 +178,13 @@ class ServerConfig:
     passwords: str
     monitor: str = ""
     pid_file: str = ""
+    ports_dir: str = ""
 
     def render(self) -> str:
         """The text of ``nats.conf``."""
         optional = [f"http: {self.monitor}"] if self.monitor else []
         optional += [f'pid_file: "{self.pid_file}"'] if self.pid_file else []
+        optional += [f'ports_file_dir: "{self.ports_dir}"'] if self.ports_dir else []
         return "\n".join(
             [
                 "# Generated from shared/bus/permissions.py: do not edit.",

@@ -121,6 +121,12 @@ class PostgresReader:
                     # Its answer may still come: nobody else may get this connection.
                     await connection.invalidate()
                     raise
+                except DBAPIError as error:
+                    if _is_silence(error):
+                        # What it met may be its own for good: a session that began while the
+                        # database was read-only stays so.
+                        await connection.invalidate()
+                    raise
         except (TimeoutError, OSError) as error:
             raise LogUnknownError(f"the event log did not answer: {error or 'timeout'}") from error
         except DBAPIError as error:

@@ -1,9 +1,8 @@
 """What every log promises, and what only a real database can break."""
 
 import asyncio
-import contextlib
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +10,6 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from sqlalchemy import make_url
 
 from cli.embedded.postgres import ROLES
 from services.recovery.setup import migrate
@@ -412,73 +410,6 @@ async def test_two_processes_with_one_term_cannot_break_the_chain(postgres: Post
         assert sum(isinstance(rival, WrongVersionError) for rival in rivals) == 5
         assert await log.head() == 22
         assert await verify(log) == []
-
-
-class Muffler:
-    """A way to Postgres on which answers can be made to vanish."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.silent = False
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> int:
-        self.server = await asyncio.start_server(self.carry, "127.0.0.1", 0)
-        port: int = self.server.sockets[0].getsockname()[1]
-        return port
-
-    async def __aexit__(self, *_: object) -> None:
-        self.server.close()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self.port)
-        for source, sink, mute in (
-            (reader, back, lambda: False),
-            (there, writer, lambda: self.silent),
-        ):
-            task = asyncio.create_task(self.copy(source, sink, mute))
-            self.tasks.add(task)
-
-    async def copy(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, mute: Callable[[], bool]
-    ) -> None:
-        with contextlib.suppress(ConnectionError):
-            try:
-                while data := await source.read(65536):
-                    if not mute():
-                        sink.write(data)
-                        await sink.drain()
-            finally:
-                sink.close()
-
-
-async def test_an_append_whose_answer_is_lost_is_settled_by_saying_it_again(
-    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shared.eventlog.reader.COMMAND_TIMEOUT", 0.5)
-    monkeypatch.setattr("shared.eventlog.reader.CONNECT_TIMEOUT", 0.5)
-    await postgres.empty()
-    way = Muffler(postgres.server.port)
-    async with way as port:
-        dsn = make_url(postgres.dsn("recovery", socket=False)).set(port=port)
-        password = postgres.passwords["recovery"]
-        async with PostgresWriter(dsn.render_as_string(), password) as log:
-            term = await held(log)
-            await log.append([said(1)], term=term, expected_version=0)
-            batch = [said(2), said(3)]
-            way.silent = True
-            with pytest.raises(LogUnknownError):
-                await log.append(batch, term=term, expected_version=1)
-            with pytest.raises(LogUnknownError):
-                await log.head()
-            way.silent = False
-            settled = await log.append(batch, term=term, expected_version=1)
-            assert [envelope.position for envelope in settled] == [2, 3]
-            await log.append([said(4)], term=term, expected_version=3)
-            assert await verify(log) == []
 
 
 async def test_a_killed_database_keeps_what_it_acknowledged(postgres: Postgres) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ import httpx
 import nats
 import pytest
 
+from tests.support.disks import small_disk
 from tests.support.simulator import Simulator, simulator
 
 SECONDS = 45.0
@@ -296,18 +296,6 @@ def test_a_tool_that_is_not_installed_comes_with_what_to_type(
     assert done.returncode == 1
     assert "is not installed here" in done.stderr
     assert says in done.stderr
-
-
-@contextmanager
-def small_disk(at: Path, size: str) -> Iterator[Path]:
-    at.mkdir()
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "none", str(at)], check=True
-    )
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", str(at)], check=True)
 
 
 def test_a_stack_does_not_begin_on_a_disk_that_it_would_fill(tmp_path: Path) -> None:

@@ -134,7 +134,11 @@ class Postgres:
     async def query(self, sql: str, *, role: str = SUPERUSER) -> list[asyncpg.Record]:
         """Run something by hand, as a person with this role's password would."""
         plain = self.dsn(role).replace("+asyncpg", "")
-        connection = await asyncpg.connect(plain, password=self.passwords[role])
+        # Also while a test has made the database read-only for everybody.
+        writable = {"default_transaction_read_only": "off"}
+        connection = await asyncpg.connect(
+            plain, password=self.passwords[role], server_settings=writable
+        )
         try:
             return list(await connection.fetch(sql))
         finally:

@@ -36,6 +36,7 @@ def children(layout: Layout) -> tuple[Child, ...]:
             argv=lambda: (sys.executable, "-c", SERVE, str(ready)),
             prepare=lambda: ready.unlink(missing_ok=True),
             ready=ready.exists,
+            stuck=lambda: layout.ready.joinpath("trouble").exists() * "has a trouble of its own",
         ),
         Child(
             name="setup",

@@ -8,6 +8,7 @@ import pytest
 
 from cli.embedded import control, processes, run_file
 from cli.embedded.supervisor import BACKOFF_MAX, BACKOFF_MIN, next_backoff
+from tests.support.faults import fault
 from tests.unit.cli.children import child, eventually, supervised
 
 
@@ -43,6 +44,19 @@ def test_a_restarted_child_is_ready_only_when_it_says_so_again(tmp_path: Path) -
         eventually(lambda: child(layout, "server").restarts == 1, "its end is noticed")
         eventually(lambda: child(layout, "server").ready, "it is ready again")
         assert (layout.ready / "server").exists()
+
+
+@fault(25)
+def test_a_child_that_is_stuck_is_started_again(tmp_path: Path) -> None:
+    with supervised(tmp_path) as layout:
+        first = child(layout, "server").process
+        trouble = layout.ready / "trouble"
+        trouble.touch()
+        eventually(lambda: child(layout, "server").restarts == 1, "it is ended")
+        trouble.unlink()
+        second = eventually(lambda: child(layout, "server").process, "it lives again")
+        assert second != first
+        eventually(lambda: child(layout, "server").ready, "it is ready again")
 
 
 def test_down_ends_every_process_and_may_be_repeated(tmp_path: Path) -> None:
