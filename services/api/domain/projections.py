@@ -411,6 +411,8 @@ def _(event: recovery.RecoveryStarted, view: WorkspaceView, envelope: Envelope) 
 
 @_apply.register
 def _(event: recovery.RecoveryHalted, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
+    if view.phase not in {Phase.RECOVERING, Phase.ON_STANDBY}:
+        return view
     halted = Trouble(reason=event.reason, hint=event.hint, at=envelope.time)
     view = _in_recovery(_attempt_ended(view), next_attempt_at=None, deadline=None)
     return replace(view, phase=Phase.HALTED, step=None, halted=halted)

@@ -113,10 +113,11 @@ async def thaw(at: Tools, state: State, effect: ThawStandby) -> Outcomes:
 
 async def switch_to_gpu(at: Tools, state: State, effect: SwitchToGpu) -> Outcomes:
     """Retire the standby, lead the endpoint to the GPU and see it."""
-    # The standby's epoch goes first: from here on it takes no orders of the old one.
-    await at.hosts.promote(
-        effect.standby, workspace=state.workspace, epoch=effect.epoch, serve=False
-    )
+    if effect.standby is not None:
+        # The standby's epoch goes first: from here on it takes no orders of the old one.
+        await at.hosts.promote(
+            effect.standby, workspace=state.workspace, epoch=effect.epoch, serve=False
+        )
     await _lead_to(at, state, effect.host, effect.epoch)
     now = at.now()
     frozen_at = state.attempt.frozen_at or now

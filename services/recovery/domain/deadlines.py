@@ -71,8 +71,8 @@ def _deadline_over(state: State, now: datetime) -> tuple[Event, ...]:
         Step.LAST_DELTA: lambda: _abort(state, now, "the last delta did not end in time"),
         Step.SWITCHING: lambda: _take_over_again(state),
     }
-    if state.step is Step.SWITCHING and state.standby.lost:
-        return ()  # there is nobody to take over: the switch is all there is
+    if state.step is Step.SWITCHING and (state.standby.lost or not state.generation):
+        return ()  # there is nobody to take over, or with nothing: the switch is all there is
     return (late[state.step](),) if state.step in late else ()
 
 

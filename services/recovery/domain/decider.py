@@ -73,9 +73,9 @@ def decide(state: State, event: Event, context: Context) -> tuple[Event, ...]:
             )
         case WorkspaceRegistered() if state.standby.label is None:
             return (_request_standby(state, context),)
-        case WaitEnded(role=Role.STANDBY) | StandbyLost() if _standby_owed(state):
+        case WaitEnded(role=Role.STANDBY) | StandbyLost() if _standby_owed(state, event):
             return (_request_standby(state, context),)
-        case ProvisionFailed(role=Role.STANDBY):
+        case ProvisionFailed(role=Role.STANDBY) if _is_the_last_standby_attempt(state, event):
             return (_wait(state, now, Role.STANDBY, state.standby.attempt, event.reason),)
         case ThresholdReached(role=Role.STANDBY, machine=machine) if event.epoch == state.epoch:
             return _standby_suspected(state, machine, event.reason)
@@ -143,9 +143,13 @@ def _searching(state: State) -> bool:
     return state.phase is Phase.RECOVERING and state.step is Step.SEARCHING
 
 
-def _standby_owed(state: State) -> bool:
+def _standby_owed(state: State, event: Event) -> bool:
     missing = state.standby.host is None or bool(state.standby.lost)
-    return missing and state.standby.label is None
+    return event.epoch == state.epoch and missing and state.standby.label is None
+
+
+def _is_the_last_standby_attempt(state: State, failed: ProvisionFailed) -> bool:
+    return failed.epoch == state.epoch and failed.attempt == state.standby.attempt - 1
 
 
 def _request_standby(state: State, context: Context) -> Event:

@@ -102,10 +102,14 @@ class ThawStandby:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchToGpu:
-    """Retire the standby's epoch, lead the endpoint to the GPU and see it."""
+    """Retire the standby's epoch, lead the endpoint to the GPU and see it.
+
+    ``standby`` is None when it is lost: frozen and with no way to it, it is retired once it is
+    back, and the GPU does not wait for that.
+    """
 
     epoch: int
-    standby: Host
+    standby: Host | None
     host: Host
 
 

@@ -59,9 +59,10 @@ def _standby(state: State) -> tuple[Effect, ...]:
         return ()
     if standby.label is None:
         return ()  # the decision that names it is on its way
-    if state.phase is Phase.FAILING_BACK:
-        return ()  # it is frozen, or gives way: first that ends, by its deadline
-    serves = state.serving in {Serving.NOBODY, Serving.STANDBY}
+    if state.step in {Step.FREEZING, Step.LAST_DELTA}:
+        return ()  # it is frozen: first that ends, by its deadline
+    gives_way = state.step is Step.SWITCHING
+    serves = state.serving in {Serving.NOBODY, Serving.STANDBY} and not gives_way
     return (
         ProvisionStandby(
             label=standby.label,
@@ -143,7 +144,8 @@ def _failback(state: State, host: Host) -> tuple[Effect, ...]:
             ),
         )
     if state.step is Step.SWITCHING:
-        return (SwitchToGpu(epoch=state.epoch, standby=standby, host=host),)
+        there = None if state.standby.lost else standby
+        return (SwitchToGpu(epoch=state.epoch, standby=there, host=host),)
     return ()
 
 

@@ -29,6 +29,7 @@ from shared.events.recovery import (
     RequestRefused,
     StandbyLost,
     StandbyProvisioned,
+    StandbyRestored,
     StandbyThawed,
     WorkspaceRegistered,
 )
@@ -254,6 +255,23 @@ def test_the_standby_does_not_take_over_again_when_it_is_lost_itself() -> None:
     lose_the_standby(story)
     story.wait(61)
     assert story.phase() is not Phase.FAILING_OVER
+
+
+def test_a_standby_lost_during_the_switch_does_not_keep_people_out() -> None:
+    story = switching()
+    lose_the_standby(story)
+    (switch,) = [e for e in pending(story.state) if isinstance(e, effects.SwitchToGpu)]
+    assert switch.standby is None, "it would wait for ever for a machine that is gone"
+    assert effects.ProvisionStandby in owed(story.state)
+
+
+def test_an_empty_standby_does_not_take_over_from_a_late_switch() -> None:
+    story = switching()
+    lose_the_standby(story)
+    fresh = replace(STANDBY, provider_id="another-disk")
+    story.tell(StandbyRestored(workspace=WS, epoch=story.state.epoch, host=fresh))
+    story.wait(61)
+    assert story.state.step is Step.SWITCHING, "people would find an empty workspace"
 
 
 def test_failbacks_that_keep_failing_disturb_people_less_and_less() -> None:
