@@ -161,7 +161,7 @@ class Play:
         standby_there = self.runs(self.state.standby.host)
         match effect:
             case effects.ProvisionStandby():
-                yield self._standby(effect)
+                yield from self._standby(effect)
             case effects.PrepareAdopted(host=host) if self.runs(host):
                 yield self._ready(host, 0)
             case effects.SearchOffers():
@@ -214,7 +214,8 @@ class Play:
             case effects.Fence():
                 yield self._fenced(effect)
 
-    def _standby(self, effect: effects.ProvisionStandby) -> Event:
+    def _standby(self, effect: effects.ProvisionStandby) -> Iterator[Event]:
+        """A host that holds no generation refuses to serve, except in the very beginning."""
         if effect.own is not None:
             host = effect.own
         else:
@@ -225,13 +226,16 @@ class Play:
             found[0].set(RentalStatus.RUNNING)
             rental = found[0].rental
             host = replace(STANDBY, id=effect.label, provider_id=rental.provider_id)
-        if effect.revive is None:
-            return StandbyProvisioned(
-                workspace=WS, epoch=effect.epoch, attempt=effect.attempt, host=host
-            )
         vm = self.machines.get(host.provider_id)
         holds = vm.holds if vm else self.state.generation
-        return StandbyRestored(workspace=WS, epoch=effect.epoch, host=host, generation=holds)
+        if effect.serve and not holds and effect.epoch:
+            return
+        if effect.revive is None:
+            yield StandbyProvisioned(
+                workspace=WS, epoch=effect.epoch, attempt=effect.attempt, host=host
+            )
+        else:
+            yield StandbyRestored(workspace=WS, epoch=effect.epoch, host=host, generation=holds)
 
     def _offer(self, effect: effects.SearchOffers) -> Event:
         return OfferSelected(

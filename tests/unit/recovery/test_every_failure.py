@@ -266,18 +266,19 @@ def test_a_failure_of_an_older_epoch_is_history(situation: Situation) -> None:
         assert not [e for e in told if not isinstance(e, RequestRefused)], short(event)
 
 
-def data_is_nowhere_else(play: Play) -> bool:
-    """The GPU is gone and no generation was ever sealed, or none is left: people were told so."""
+def data_is_gone(play: Play) -> bool:
+    """No generation is left, nor the GPU that held the data: nothing brings it back by itself."""
     state = play.state
-    only_there = state.phase in {Phase.SEEDING, Phase.SYNCING} or state.step is Step.SWITCHING
-    gone = not play.runs(state.primary or state.attempt.host)
-    return only_there and gone and not state.generation and not state.standby.lost
+    begun = state.epoch > 0 or state.phase is Phase.SEEDING
+    holder = state.attempt.host if state.step is Step.SWITCHING else state.primary
+    copies = any(vm.holds for vm in play.machines.values()) or state.standby.own is not None
+    return begun and not play.runs(holder) and not copies
 
 
 def at_peace(play: Play) -> bool:
     """Protected on one GPU with nothing else billed, or at rest for a reason."""
     state = play.state
-    if data_is_nowhere_else(play):
+    if data_is_gone(play):
         return True
     placed = {host.provider_id for host in (state.primary, state.adopted) if host}
     if any(not c.seen for c in state.condemned) or set(play.billed_gpus()) - placed:
