@@ -24,6 +24,7 @@ from shared.events.recovery import (
     FailoverCompleted,
     GpuProvisioned,
     GpuReady,
+    NoticeSent,
     OfferSelected,
     OrphanDestroyed,
     PrimaryFenced,
@@ -65,6 +66,8 @@ class Play:
     story: Story = field(default_factory=Story)
     machines: dict[str, Vm] = field(default_factory=dict)
     generations: int = 0
+    run_again: set[str] = field(default_factory=set)
+    """What the market started by itself, once we had seen its end."""
 
     @classmethod
     def of(cls, story: Story) -> "Play":
@@ -157,7 +160,7 @@ class Play:
     def rent_without_an_answer(self, effect: effects.RentGpu) -> None:
         self._rented(effect.label)
 
-    def _outcome(self, effect: Effect) -> Iterator[Event]:  # noqa: C901
+    def _outcome(self, effect: Effect) -> Iterator[Event]:  # noqa: C901, PLR0912 # flat
         standby_there = self.runs(self.state.standby.host)
         match effect:
             case effects.ProvisionStandby():
@@ -173,6 +176,7 @@ class Play:
                     attempt=effect.attempt,
                     host=self._rented(effect.label),
                     ssh_deadline=self._in(300),
+                    rented_at=self.story.now,
                 )
             case effects.AwaitGpu(host=host) | effects.WatchCandidate(host=host) if not self.runs(
                 host
@@ -213,6 +217,15 @@ class Play:
                 )
             case effects.Fence():
                 yield self._fenced(effect)
+            case effects.SendNotice(notice=notice):
+                yield NoticeSent(
+                    workspace=WS,
+                    epoch=effect.epoch,
+                    number=notice.number,
+                    severity=notice.severity,
+                    text=notice.text,
+                    channel="log",
+                )
 
     def _standby(self, effect: effects.ProvisionStandby) -> Iterator[Event]:
         """A host that holds no generation refuses to serve, except in the very beginning."""
@@ -253,6 +266,8 @@ class Play:
 
     def _rented(self, label: MachineId) -> Host:
         if not self.labelled(label):
+            beside = [k for k in self.billed_gpus() if k not in self.run_again]
+            assert not beside, f"{label} is rented beside {beside}"
             self.exists(_known(label, "vast", self._id()), Role.GPU)
         return _known(label, "vast", self.labelled(label)[0].rental.provider_id)
 
@@ -295,6 +310,7 @@ class Play:
                 machine=condemned.machine,
                 provider_id=condemned.provider_id,
                 reason=condemned.reason,
+                seen_at=self.story.now,
             )
         return PrimaryFenced(
             workspace=WS,
@@ -302,6 +318,7 @@ class Play:
             machine=condemned.machine,
             provider_id=condemned.provider_id,
             how="stopped" if condemned.end is End.STOP else "destroyed",
+            seen_at=self.story.now,
         )
 
     def _failed(self, role: Role, attempt: int, stage: str) -> Event:
@@ -439,7 +456,7 @@ class Play:
     def sweep(self) -> None:
         """What the sweeper finds in the providers' accounts."""
         for vm in list(self.machines.values()):
-            if (event := zombie(self.state, vm.rental)) is not None:
+            if (event := zombie(self.state, vm.rental, self.story.now)) is not None:
                 self.story.tell(event)
 
     # --- all goes well from here on
@@ -452,11 +469,14 @@ class Play:
             self.round()
         return until()
 
-    def round(self) -> None:
-        """Everybody does once what is owed; when nobody has anything to do, time passes."""
+    def round(self, *, hangs: type | None = None) -> None:
+        """Everybody does once what is owed; when nobody has anything to do, time passes.
+
+        Effects of the type ``hangs`` do not come to an end.
+        """
         before = self.state
         for effect in self.owed():
-            if effect in pending(self.state):
+            if effect in pending(self.state) and type(effect) is not hangs:
                 self.carry_out(effect)
         self.health()
         self.sync()

@@ -5,6 +5,8 @@ sync or a person, or time that passes. After each, what must always hold is chec
 nothing fails any more, and it must end well. Hypothesis prints the shortest walk that does not.
 """
 
+from typing import get_args
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -67,6 +69,11 @@ class Walk(RuleBasedStateMachine):
     def all_goes_well_for_a_while(self, rounds: int) -> None:
         for _ in range(rounds):
             self.play.round()
+
+    @rule(rounds=st.integers(1, 25), hangs=st.sampled_from(get_args(effects.Effect)))
+    def one_kind_of_effect_hangs_for_a_while(self, rounds: int, hangs: type) -> None:
+        for _ in range(rounds):
+            self.play.round(hangs=hangs)
 
     @rule(number=EFFECTS)
     def an_effect_is_carried_out(self, number: int) -> None:
@@ -134,7 +141,9 @@ class Walk(RuleBasedStateMachine):
     @rule(number=EFFECTS)
     def the_market_runs_a_machine_again(self, number: int) -> None:
         if machines := sorted(self.play.machines):
-            self.play.machines[machines[number % len(machines)]].set(RentalStatus.RUNNING)
+            provider_id = machines[number % len(machines)]
+            self.play.machines[provider_id].set(RentalStatus.RUNNING)
+            self.play.run_again.add(provider_id)
 
     @rule(verb=st.sampled_from(VERBS))
     def a_person_asks(self, verb: str) -> None:
@@ -163,7 +172,10 @@ class Walk(RuleBasedStateMachine):
     @invariant()
     def every_machine_is_known_without_the_sweeper(self) -> None:
         """It would mask a machine that was forgotten."""
-        seen = (zombie(self.play.state, vm.rental) for vm in self.play.machines.values())
+        seen = (
+            zombie(self.play.state, vm.rental, self.play.story.now)
+            for vm in self.play.machines.values()
+        )
         forgotten = [event for event in seen if event and "runs it again" not in event.reason]
         assert not forgotten
 
