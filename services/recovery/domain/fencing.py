@@ -98,12 +98,13 @@ def removed(state: State) -> State:
     if state.primary is not None and not state.primary_adopted:
         condemned += (condemn(state.primary, End.DESTROY, "the workspace was removed"),)
     standby = state.standby
-    if standby.own is None and (standby.host or standby.label):
+    if standby.own is None and standby.host is not None:
+        condemned += (condemn(standby.host, End.DESTROY, "the workspace was removed"),)
+    if standby.own is None and standby.label is not None and standby.missing:
+        # The next one may be there already, and not where the last one was.
         condemned += (
-            condemn(standby.host, End.DESTROY, "the workspace was removed")
-            if standby.host
-            else Condemned(
-                machine=standby.label,  # type: ignore[arg-type] # one of the two is there
+            Condemned(
+                machine=standby.label,
                 provider="gce",
                 provider_id="",
                 end=End.DESTROY,

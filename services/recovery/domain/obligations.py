@@ -52,10 +52,9 @@ def _standby(state: State) -> tuple[Effect, ...]:
     standby = state.standby
     if state.phase in {Phase.UNREGISTERED, Phase.REMOVED}:
         return ()
-    missing = standby.host is None or bool(standby.lost)
-    if not missing and standby.host is not None and standby.thaw_owed:
+    if not standby.missing and standby.host is not None and standby.thaw_owed:
         return (ThawStandby(attempt=state.attempt.number, epoch=state.epoch, host=standby.host),)
-    if not missing or standby.wait_until is not None:
+    if not standby.missing or standby.wait_until is not None:
         return ()
     if standby.label is None:
         return ()  # the decision that names it is on its way
@@ -224,7 +223,7 @@ def role_of(state: State, label: str, provider_id: str) -> Role | None:
         return None
     if standby.host is not None and provider_id == standby.host.provider_id:
         return Role.STANDBY
-    if label == standby.label and (standby.host is None or standby.lost):
+    if label == standby.label and standby.missing:
         return Role.STANDBY  # it may come back in another zone
     gpus = (state.primary, attempt.host)
     if any(gpu is not None and gpu.provider_id == provider_id for gpu in gpus):

@@ -134,6 +134,11 @@ class StandbyState:
     lost: str = ""
     thaw_owed: bool = False
 
+    @property
+    def missing(self) -> bool:
+        """Whether there is none that could serve."""
+        return self.host is None or bool(self.lost)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:

@@ -539,3 +539,12 @@ def failed(story: Story, stage: str) -> ProvisionFailed:
         stage=stage,
         reason="no",
     )
+
+
+def test_a_removal_ends_the_lost_standby_and_the_one_that_may_be_on_its_way() -> None:
+    story = Story()
+    story.syncing()
+    story.tell(StandbyLost(workspace=WS, epoch=1, machine=STANDBY.id, reason="preempted"))
+    story.ask("remove")
+    ends = {(c.machine, c.provider_id) for c in story.state.condemned if c.provider == "gce"}
+    assert ends == {(STANDBY.id, STANDBY.provider_id), (STANDBY.id, "")}
