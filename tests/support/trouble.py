@@ -22,6 +22,7 @@ from cli.embedded import processes
 from cli.embedded.haproxy import HaproxyServer
 from cli.embedded.layout import Layout
 from cli.embedded.postgres import SUPERUSER
+from cli.embedded.settings import Settings, read_settings
 from shared.patience import BUS, EVENT_LOG
 from shared.subjects import BUCKET_STATE, STREAM_EVENTS, STREAM_INBOX
 from tests.support.disks import full
@@ -35,6 +36,11 @@ def kill(stack: Stack, child: str, signum: signal.Signals = signal.SIGKILL) -> N
     process = stack.child(child).process
     assert process is not None
     processes.send(process, signum)
+
+
+def settings(stack: Stack) -> Settings:
+    """What the stack was started with: its ports."""
+    return read_settings(Layout.of(stack.dir))
 
 
 def store(stack: Stack) -> Path:
@@ -84,7 +90,7 @@ def streams_deleted(stack: Stack) -> Iterator[None]:
 async def _delete_streams(stack: Stack, *names: str) -> None:
     password = Layout.of(stack.dir).secret("nats_admin").read_text().strip()
     client = await nats.connect(
-        f"nats://127.0.0.1:{stack.facts['nats_port']}",
+        f"nats://127.0.0.1:{settings(stack).nats_port}",
         user="admin",
         password=password,
         inbox_prefix=b"_INBOX_admin",
@@ -151,7 +157,7 @@ async def _superuser(stack: Stack) -> asyncpg.Connection:
     password = Layout.of(stack.dir).secret(f"postgres_{SUPERUSER}").read_text().strip()
     return await asyncpg.connect(
         host="127.0.0.1",
-        port=stack.facts["postgres_port"],
+        port=settings(stack).postgres_port,
         user="postgres",
         password=password,
         database="dumont",
@@ -191,7 +197,8 @@ def balancer_reloaded(stack: Stack) -> Iterator[None]:
     """As by hand: a second process takes the ports over from the one that the stack knows."""
     old = stack.child("haproxy").process
     assert old is not None
-    server = HaproxyServer(Layout.of(stack.dir).haproxy, ports=stack.facts["endpoint_ports"])
+    first, last = settings(stack).endpoint_ports
+    server = HaproxyServer(Layout.of(stack.dir).haproxy, ports=range(first, last + 1))
     mine = subprocess.Popen([*server.argv, "-sf", str(old.pid)], stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20
