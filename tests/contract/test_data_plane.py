@@ -259,7 +259,9 @@ class TestTheWayBack:
         aside = list((candidate.root / "workspace.dumont").glob("e0-a1/before-*/of-the-image"))
         assert len(aside) == 1
 
-    async def test_notices_a_file_that_the_gpu_altered(self, hosts: Lab, standby: LabHost) -> None:
+    async def test_sends_a_file_again_that_the_gpu_altered(
+        self, hosts: Lab, standby: LabHost
+    ) -> None:
         await hosts.promote(standby, 0, serve=True)
         (standby.workspace / "mine").write_text("1234")
         await hosts.seal(standby, 0)
@@ -269,6 +271,24 @@ class TestTheWayBack:
         times = restored.stat().st_mtime_ns
         restored.write_text("9999")
         os.utime(restored, ns=(times, times))
+        await hosts.push(standby, candidate, 0, final=True)
+        assert (candidate.workspace / "mine").read_text() == "1234"
+
+    async def test_puts_nothing_in_place_on_a_gpu_that_keeps_altering_it(
+        self, hosts: Lab, standby: LabHost
+    ) -> None:
+        def furnish(root: Path) -> None:
+            rsync = root / "opt/simulated/bin/rsync"
+            rsync.write_text(
+                '#!/bin/sh\n/usr/bin/rsync "$@" || exit\n'
+                "for f in /workspace.dumont/*/tree/mine; do echo 9 > $f; done\n"
+            )
+            rsync.chmod(0o755)
+
+        await hosts.promote(standby, 0, serve=True)
+        (standby.workspace / "mine").write_text("1234")
+        await hosts.seal(standby, 0)
+        candidate = await hosts.host(Role.GPU, name="gpu-1", furnish=furnish)
         with pytest.raises(GateError, match="mine") as error:
             await hosts.push(standby, candidate, 0, final=True)
         assert error.value.code == "verify-failed"

@@ -32,6 +32,7 @@ from tests.support.hosts import (
     tree_of,
     until,
 )
+from tests.support.sampling import sampled
 
 pytestmark = pytest.mark.anyio
 
@@ -201,7 +202,7 @@ class TestAnEpochThatIsOver:
 
 
 class TestACertificateThatRanOut:
-    @pytest.mark.parametrize("gate", ["running", "stopped"])
+    @pytest.mark.parametrize("gate", sampled(["running", "stopped"], 1))
     @fault(85)
     async def test_ends_the_pull_of_a_standby_that_is_cut_off(self, hasty: Lab, gate: str) -> None:
         standby, gpu = await standby_and_slow_gpu(hasty)

@@ -25,6 +25,7 @@ from .ready import prepare_ready
 from .refusals import Refusal
 from .rsync import RSYNC_COMMON, Progress, sort_failure, statistic
 from .sealing import seal, tidy
+from .soundness import newest_sound
 
 
 class Source(NamedTuple):
@@ -81,7 +82,7 @@ def copy(session: Session, source: Source, *, timeout: float, accept_shrink: boo
     begun, taken = time.monotonic(), time.time_ns()
     deadline = begun + timeout
     with lane("copy"):
-        basis = newest_generation()
+        basis, before = newest_sound()
         bases = [path for path in [leftover(session.epoch), basis.tree if basis else None] if path]
         staging = transfer(session, source, bases, deadline)
         files_changing = 0
@@ -91,12 +92,12 @@ def copy(session: Session, source: Source, *, timeout: float, accept_shrink: boo
             again = transfer(session, source, [f"{staging.path}/tree", *bases], deadline)
             discard(staging.path)
             staging, files_changing = again, again.moved
-        before = basis.files() if basis else {}
         if basis and source.kind == "live":
             settle_racy(staging.path, basis, before)
         files = take_manifest(f"{staging.path}/tree", known_from(basis, before))
         held = None if accept_shrink else shrank(before, files)
-        changed = not basis or differs(basis, before, staging.path, files)
+        newest = basis is not None and basis == newest_generation()
+        changed = not basis or not newest or differs(basis, before, staging.path, files)
         facts = {"taken_at": iso(taken), "seconds": 0.0, "files_changing": files_changing}
         if held or not changed:
             assert basis
@@ -104,6 +105,7 @@ def copy(session: Session, source: Source, *, timeout: float, accept_shrink: boo
             sealed = {**basis.seal(), **facts, "bytes_changed": 0}
         else:
             facts["source"] = source.kind
+            facts["workspace"] = session.host.workspace
             facts["taken_ns"] = taken
             basis, sealed = seal(session.epoch, staging.path, before, files, facts)
         ready = prepare_ready(session.epoch, basis, deadline)

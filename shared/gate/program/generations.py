@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .answers import Answer
 from .files import discard, read_json
-from .host import Session
+from .host import Session, read_host
 from .layout import GENERATIONS
 from .locks import try_lock
 from .refusals import Refusal
@@ -36,17 +37,27 @@ class Generation(NamedTuple):
         return f"{GENERATIONS}/{self.id}/tree"
 
     def seal(self) -> dict[str, Any]:
-        """Its facts: counts, hash of the manifest, times."""
+        """Its facts: counts, hash of the manifest, times. Raises Refusal ``damaged``."""
         sealed = read_json(f"{GENERATIONS}/{self.id}/seal.json")
         if not isinstance(sealed, dict):
             raise Refusal("damaged", f"generation {self.id} has no seal", "look at the disk")
+        ours = read_host().workspace
+        if (sealed.get("generation"), sealed.get("workspace", ours)) != (self.id, ours):
+            raise Refusal("damaged", f"generation {self.id} has the seal of another one")
         return sealed
 
     def files(self) -> FilesByPath:
-        manifest = read_json(f"{GENERATIONS}/{self.id}/manifest.json")
-        if not isinstance(manifest, dict):
-            raise Refusal("damaged", f"generation {self.id} has no manifest", "look at the disk")
-        files: FilesByPath = manifest["files"]
+        """What its manifest lists, if that is the one that was sealed. Raises ``damaged``."""
+        import hashlib  # noqa: PLC0415 - see above
+
+        try:
+            with open(f"{GENERATIONS}/{self.id}/manifest.json", "rb") as file:
+                canonical = file.read().rstrip(b"\n")  # as it was hashed when it was sealed
+        except OSError:
+            canonical = b""
+        if hashlib.sha256(canonical).hexdigest() != self.seal()["manifest_sha256"]:
+            raise Refusal("damaged", f"the manifest of generation {self.id} is not as sealed")
+        files: FilesByPath = json.loads(canonical)["files"]
         return files
 
 
@@ -54,6 +65,15 @@ def generations() -> list[Generation]:
     """What is sealed, oldest first."""
     found = (_GENERATION.fullmatch(name) for name in sorted(os.listdir(GENERATIONS)))
     return [Generation(m.group(), int(m.group(1)), int(m.group(2))) for m in found if m]
+
+
+def mark_of(generation: Generation) -> str:
+    """The file that says that a generation must not be used; see ``soundness``."""
+    return f"{GENERATIONS}/{generation.id}/damaged.json"
+
+
+def is_marked(generation: Generation) -> bool:
+    return os.path.exists(mark_of(generation))
 
 
 def newest_generation() -> Generation | None:
@@ -83,8 +103,12 @@ def in_use(generation: Generation) -> Iterator[None]:
 
 
 def prune_generations() -> None:
-    """Let go of old generations, never of the newest nor of one that is being sent."""
-    for generation in generations()[:-GENERATIONS_KEPT]:
+    """Let go of old generations, never of the newest whole one nor of one that is being sent."""
+    every = generations()
+    whole = [generation for generation in every if not is_marked(generation)]
+    for generation in every[:-GENERATIONS_KEPT]:
+        if generation in whole[-1:]:
+            continue
         fd = os.open(f"{GENERATIONS}/{generation.id}/seal.json", os.O_RDONLY | os.O_CLOEXEC)
         try:
             if try_lock(fd, fcntl.LOCK_EX):
@@ -94,4 +118,11 @@ def prune_generations() -> None:
 
 
 def list_generations(_session: Session, _payload: Answer) -> Answer:
-    return {"generations": [generation.seal() for generation in generations()]}
+    """What is sealed here, oldest first; of what is damaged only that it is."""
+    listed = []
+    for generation in generations():
+        try:
+            listed.append({**generation.seal(), "damaged": is_marked(generation)})
+        except Refusal:
+            listed.append({"generation": generation.id, "damaged": True})
+    return {"generations": listed}

@@ -12,7 +12,7 @@ from .answers import answer, read_request
 from .host import Session, read_host
 from .leases import begin_lease
 from .refusals import REFUSAL_MARK, Refusal, as_refusal
-from .sessions import serve
+from .sessions import follow_up, serve
 
 
 def main() -> int:
@@ -43,6 +43,8 @@ def main() -> int:
 
     if command[:1] != ["rsync"]:
         answer(lambda: serve(session(), command))
+        if line.role == "write" and command[1:] in (["pull"], ["seal"]):
+            follow_up(line.epoch)
         return 0
     from .serving import serve_rsync  # noqa: PLC0415 - sessions start faster without it
 

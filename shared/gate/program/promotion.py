@@ -10,15 +10,19 @@ import time
 from .answers import Answer
 from .epochs import demand_not_over
 from .files import discard, durable_json, durable_write, read_json
-from .generations import newest_generation
+from .generations import Generation
 from .host import Host, Session
 from .jobs import KILL_SECONDS, end_jobs_below
 from .key_lines import write_gate_lines
 from .layout import EPOCH, KEYS, LIVE, READY, RETIRED
 from .locks import store_lock
+from .manifests import FilesByPath
 from .people import close_account, end_people, let_people_at, open_account
 from .ready import refresh_ready
 from .refusals import Refusal
+from .soundness import damaged_generations, misfits, newest_sealed, promotable
+
+COPY_SECONDS = 3600.0
 
 
 def promote(session: Session, payload: Answer) -> Answer:
@@ -37,8 +41,8 @@ def promote(session: Session, payload: Answer) -> Answer:
             start_serving(epoch, session.host)
         else:
             stop_serving(epoch, session.host)
-        newest = newest_generation()
-    sealed = newest.seal() if newest else {}
+        damaged = damaged_generations()
+        newest, sealed = newest_sealed()
     return {
         "epoch": epoch,
         "serve": serve,
@@ -47,6 +51,7 @@ def promote(session: Session, payload: Answer) -> Answer:
         "bytes": sealed.get("bytes", 0),
         "sealed_at": sealed.get("sealed_at"),
         "taken_at": sealed.get("taken_at"),
+        "damaged": [name for name in damaged if not newest or name > newest.id],
     }
 
 
@@ -71,11 +76,11 @@ def start_serving(epoch: int, host: Host) -> None:
             os.unlink(f"{LIVE}/frozen.json")
         durable_json(f"{LIVE}/state.json", {**serving, "epoch": epoch})
     else:
-        newest = newest_generation()
+        newest, files = promotable()
         if newest is None and epoch != 0:
             raise Refusal("no-generation", "there is no generation to serve from")
         if newest:
-            refresh_ready(epoch, newest, time.monotonic() + 3600)
+            make_ready(epoch, newest, files)
         os.makedirs(f"{READY}/tree", 0o700, exist_ok=True)
         os.makedirs(LIVE, 0o711, exist_ok=True)
         state = {"epoch": epoch, "generation": newest.id if newest else None}
@@ -86,6 +91,17 @@ def start_serving(epoch: int, host: Host) -> None:
     let_people_at(f"{LIVE}/tree")
     show_at(host.path)
     open_account()
+
+
+def make_ready(epoch: int, newest: Generation, files: FilesByPath) -> None:
+    """Have the private copy of a generation, with every file in its size."""
+    deadline = time.monotonic() + COPY_SECONDS
+    refresh_ready(epoch, newest, deadline)
+    if wrong := misfits(f"{READY}/tree", files):
+        for path in wrong:
+            discard(f"{READY}/tree/{path}")
+        os.unlink(f"{READY}/state.json")
+        refresh_ready(epoch, newest, deadline)
 
 
 def show_at(path: str) -> None:

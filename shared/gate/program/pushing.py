@@ -7,13 +7,15 @@ import time
 from typing import Any, NamedTuple
 
 from .answers import Answer, one_line, say
-from .generations import Generation, find_generation, in_use
+from .generations import Generation, find_generation, in_use, is_marked
 from .host import Session
 from .jobs import lane
+from .manifests import FilesByPath, hash_file
 from .peers import Peer, reach
 from .programs import run_job
 from .refusals import Refusal
 from .rsync import RSYNC_COMMON, Progress, sort_failure, statistic
+from .soundness import mark_damaged
 
 BYTES_PER_SECOND_MIN = 6_000_000
 """A transfer is never given less time than its bytes need at this rate."""
@@ -25,6 +27,8 @@ def push(session: Session, payload: Answer) -> Answer:
     attempt, final = int(payload["attempt"]), bool(payload.get("final"))
     with lane("push"), reach(session, payload["target"], payload) as peer:
         generation = find_generation(payload.get("generation"))
+        if is_marked(generation):
+            raise damaged(generation)
         with in_use(generation):
             sealed = generation.seal()
             bytes_total = int(sealed["bytes"])
@@ -33,7 +37,10 @@ def push(session: Session, payload: Answer) -> Answer:
             here = Restore(session, peer, attempt, deadline)
             here.ask("restore-begin", {"bytes": bytes_total})
             bytes_copied = here.send(generation, bytes_total)
-            here.verify(generation, sealed)
+            if here.differs(generation, sealed):
+                # Size and time can be right where the content is not: now every file is read.
+                bytes_copied += here.send(generation, bytes_total, "--checksum")
+                here.verify(generation, sealed)
             if final:
                 here.ask("place", {})
     return {
@@ -44,6 +51,22 @@ def push(session: Session, payload: Answer) -> Answer:
         "manifest_sha256": sealed["manifest_sha256"],
         "seconds": round(time.monotonic() - begun, 3),
     }
+
+
+def damaged(generation: Generation) -> Refusal:
+    return Refusal(
+        "damaged",
+        f"generation {generation.id} is not any more what was sealed",
+        "look at the standby's disk; the next copy seals a new one",
+    )
+
+
+def as_sealed(generation: Generation, files: FilesByPath, path: str) -> bool:
+    """Whether a file is here as it was sealed, so that what differs is the candidate's."""
+    entry = files.get(path, {})
+    if entry.get("type") != "file":
+        return True
+    return hash_file(f"{generation.tree}/{path}") == str(entry["sha256"])
 
 
 class Restore(NamedTuple):
@@ -91,9 +114,9 @@ class Restore(NamedTuple):
         ok: Answer = answer["ok"]
         return ok
 
-    def send(self, generation: Generation, bytes_total: int) -> int:
+    def send(self, generation: Generation, bytes_total: int, *options: str) -> int:
         """Bring the candidate's staging to a generation; how many bytes that took on the wire."""
-        argv = ["rsync", *RSYNC_COMMON, "--delete", "--stats", "--info=progress2"]
+        argv = ["rsync", *RSYNC_COMMON, *options, "--delete", "--stats", "--info=progress2"]
         argv += ["--no-inc-recursive", "--no-human-readable", f"--rsh={self.peer.rsync_shell}"]
         argv += [f"{generation.tree}/", f"{self.peer.rsync_name}:/a{self.attempt}"]
         progress = Progress(bytes_total)
@@ -101,9 +124,21 @@ class Restore(NamedTuple):
         say("progress", {"bytes_done": bytes_total, "bytes_total": bytes_total})
         return statistic(output, b"Total bytes sent")
 
+    def differs(self, generation: Generation, sealed: dict[str, Any]) -> bool:
+        """Whether what arrived is not the generation, by hash. Raises Refusal ``damaged``."""
+        if self.ask("manifest", {})["manifest_sha256"] == sealed["manifest_sha256"]:
+            return False
+        here = generation.files()
+        there = self.ask("manifest", {"full": True}).get("files", {})
+        wrong = [path for path in here if there.get(path) != here[path]]
+        if rotten := [path for path in wrong if not as_sealed(generation, here, path)]:
+            mark_damaged(generation, rotten)
+            raise damaged(generation)
+        return True
+
     def verify(self, generation: Generation, sealed: dict[str, Any]) -> None:
         """Raises Refusal ``verify-failed`` unless what arrived is the generation, by hash."""
-        if self.ask("manifest", {})["manifest_sha256"] == sealed["manifest_sha256"]:
+        if not self.differs(generation, sealed):
             return
         there, here = self.ask("manifest", {"full": True}).get("files", {}), generation.files()
         wrong = sorted(p for p in {*there, *here} if there.get(p) != here.get(p))

@@ -33,9 +33,14 @@ def prepare_ready(epoch: int, generation: Generation, deadline: float) -> bool:
     return True
 
 
+def holds_ready(generation: Generation) -> bool:
+    """Whether ready/ is the whole copy of ``generation``."""
+    return bool(read_json(f"{READY}/state.json") == {"generation": generation.id})
+
+
 def refresh_ready(epoch: int, generation: Generation, deadline: float) -> None:
     """Make ready/ the content of ``generation``: copied, never linked."""
-    if read_json(f"{READY}/state.json") == {"generation": generation.id}:
+    if holds_ready(generation):
         return
     os.makedirs(f"{READY}/tree", 0o700, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):

@@ -15,7 +15,7 @@ from .programs import serve_job
 from .refusals import Refusal
 from .restoring import begun_attempt
 
-_SHORT = re.compile(r"-[lHtprvn]+(e\.[A-Za-z]*)?")
+_SHORT = re.compile(r"-[lHtprvnc]+(e\.[A-Za-z]*)?")
 _LONG = ("--numeric-ids", "--stats", "--no-inc-recursive", "--delete", "--delete-during", "-@-1")
 
 

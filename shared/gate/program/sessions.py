@@ -67,6 +67,21 @@ def serve(session: Session, command: list[str]) -> Answer:
         unregister_job(os.getpid())
 
 
+def follow_up(epoch: int) -> None:
+    """What a copy leaves to do when its client has the answer: reading again what is sealed."""
+    from .scrubbing import scrub  # noqa: PLC0415 - other sessions start faster without it
+
+    try:
+        with store_lock():
+            demand_epoch(epoch)
+            register_job(epoch, os.getpid())
+        scrub()
+    except (Refusal, OSError):
+        return  # nobody is there to be told: the next one finds what this one could not
+    finally:
+        unregister_job(os.getpid())
+
+
 def find_verb(session: Session, name: str) -> Verb:
     """What a session may ask for under this name. Raises Refusal ``unknown-verb``."""
     place = VERBS.get((session.host.role, session.role), {}).get(name)
