@@ -40,6 +40,19 @@ test: setup ## every test once, at the smallest size that still shows the fault
 test-full: setup ## everything, at full size
 	$(PYTEST) tests
 
+.PHONY: bench
+bench: bench-log ## measure everything, beside others
+
+BENCH_STAMP := .venv/.bench-ready
+
+.PHONY: bench-log
+bench-log: $(BENCH_STAMP) ## the event log beside another Postgres event store (about ten minutes)
+	$(BIN)/python -m benchmarks.log $(BENCH)
+
+$(BENCH_STAMP): $(STAMP) requirements-bench.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.txt
+	@touch $@
+
 .PHONY: unit
 unit: setup ## the tests without servers
 	$(PYTEST) tests/unit
@@ -66,6 +79,7 @@ lock: setup ## resolve the dependencies anew
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 --extra dev pyproject.toml -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --universal --python-version 3.11 --extra bench --constraint requirements-dev.txt pyproject.toml -o requirements-bench.txt
 
 .PHONY: clean
 clean: ## remove what can be made again

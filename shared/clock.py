@@ -1,9 +1,11 @@
 """The only now() and the only chance of the product: elsewhere both are arguments."""
 
 import random
+import secrets
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 Now = Callable[[], datetime]
 NewId = Callable[[], UUID]
@@ -16,8 +18,14 @@ def now() -> datetime:
 
 
 def new_id() -> UUID:
-    """A fresh random identity."""
-    return uuid4()
+    """A fresh identity: 74 random bits behind the time in milliseconds (UUID version 7, RFC 9562).
+
+    Those made one after the other are neighbours in an index too.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    drawn = secrets.randbits(74)
+    high, low = drawn >> 62, drawn & ((1 << 62) - 1)
+    return UUID(int=milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low)
 
 
 def chance() -> float:

@@ -6,15 +6,18 @@ the character U+0000 and knows no lone surrogates: all that is settled here, bef
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from shared import codec
 from shared.envelope import Envelope
-from shared.eventlog.port import stream_id
+from shared.eventlog.port import Batch, stream_id
+from shared.events import Event
 
 GENESIS = bytes(32)
 """What the first record follows."""
@@ -38,69 +41,199 @@ class Record:
     hash: bytes
 
 
-def distinct_ids(envelopes: Sequence[Envelope]) -> list[UUID]:
+class Encoded(NamedTuple):
+    """An event as the log will hold it, but for its place: most of the work of an append.
+
+    ``data`` and ``metadata`` are canonical JSON texts; ``event`` is what a reader will get, and
+    ``time`` (as text ``occurred_at``) when it happened.
+    """
+
+    said: Envelope
+    event: Event
+    stream_id: str
+    version: int
+    data: str
+    metadata: str
+    time: datetime
+    occurred_at: str
+
+
+def distinct_ids(batches: Sequence[Batch]) -> list[UUID]:
     """The ids of what is to be appended. Raises ValueError for what one append cannot hold."""
-    ids = [envelope.id for envelope in envelopes]
+    ids = [envelope.id for batch in batches for envelope in batch.envelopes]
     if len(set(ids)) < len(ids):
         raise ValueError("an append holds each event id once")
-    if len({envelope.event.workspace for envelope in envelopes}) > 1:
-        raise ValueError("an append holds events of one workspace")
+    for batch in batches:
+        if len({envelope.event.workspace for envelope in batch.envelopes}) > 1:
+            raise ValueError("a batch holds events of one workspace")
     return ids
 
 
-def chain(
-    envelopes: Sequence[Envelope],
-    *,
-    head: int,
-    head_hash: bytes,
-    version: int,
-    term: int,
-    at: datetime,
-) -> list[Record]:
-    """The records that follow the head, in the order given.
+def encoded(batches: Sequence[Batch], *, term: int) -> list[Encoded]:
+    """All events of an append, in order, each with the version that it will have in its stream.
 
-    Raises UndecodableError for an event that could not be read back: recorded once, it would keep
+    Raises ValueError for batches of one workspace that do not follow each other, and
+    UndecodableError for an event that could not be read back: recorded once, it would keep
     everybody from reading the log for ever.
     """
-    records: list[Record] = []
-    previous = head_hash
-    for offset, envelope in enumerate(envelopes, start=1):
-        record = Record(
-            position=head + offset,
-            stream_id=stream_id(envelope.event.workspace),
-            version=version + offset,
-            event_id=envelope.id,
-            type=envelope.event.type,
-            schema_version=envelope.event.version,
-            data=storable(codec.to_data(envelope.event)),
-            metadata=storable(_metadata(envelope, term)),
-            occurred_at=_utc(envelope.time),
-            recorded_at=_utc(at),
+    versions: dict[str, int] = {}
+    found: list[Encoded] = []
+    for batch in batches:
+        for version, envelope in enumerate(batch.envelopes, start=batch.expected_version + 1):
+            stream = stream_id(envelope.event.workspace)
+            if versions.setdefault(stream, version - 1) != version - 1:
+                raise ValueError(f"{stream}: its batches do not follow each other")
+            versions[stream] = version
+            found.append(_encoded(envelope, stream, version, term))
+    return found
+
+
+def expected_versions(events: Sequence[Encoded]) -> dict[str, int]:
+    """How many events each stream must have before these."""
+    found: dict[str, int] = {}
+    for event in events:
+        found.setdefault(event.stream_id, event.version - 1)
+    return found
+
+
+def records(
+    events: Sequence[Encoded], *, head: int, head_hash: bytes, recorded_at: datetime
+) -> list[Record]:
+    """The rows that these events become when they follow the head."""
+    hashes = linked(events, head=head, head_hash=head_hash, recorded_at=recorded_at)
+    return [
+        Record(
+            position=position,
+            stream_id=event.stream_id,
+            version=event.version,
+            event_id=event.said.id,
+            type=event.event.type,
+            schema_version=event.event.version,
+            data=json.loads(event.data),
+            metadata=json.loads(event.metadata),
+            occurred_at=event.time,
+            recorded_at=_utc(recorded_at),
             prev_hash=previous,
-            hash=b"",
+            hash=own,
         )
-        envelope_of(record)
-        previous = digest(record)
-        records.append(_hashed(record, previous))
-    return records
+        for position, (event, previous, own) in enumerate(
+            zip(events, [head_hash, *hashes], hashes, strict=False), start=head + 1
+        )
+    ]
+
+
+def linked(
+    events: Sequence[Encoded], *, head: int, head_hash: bytes, recorded_at: datetime
+) -> list[bytes]:
+    """The hash of each event when they follow the head in this order."""
+    hashes: list[bytes] = []
+    previous, recorded = head_hash, _iso(recorded_at)
+    for position, event in enumerate(events, start=head + 1):
+        previous = _link(
+            previous,
+            position=position,
+            stream_id=event.stream_id,
+            version=event.version,
+            event_id=event.said.id,
+            type=event.event.type,
+            schema_version=event.event.version,
+            data=event.data,
+            metadata=event.metadata,
+            occurred_at=event.occurred_at,
+            recorded_at=recorded,
+        )
+        hashes.append(previous)
+    return hashes
+
+
+def placed(events: Sequence[Encoded], *, head: int) -> list[Envelope]:
+    """What a reader will get of these events when they follow the head."""
+    return [
+        Envelope(
+            id=event.said.id,
+            source=_kept_text(event.said.source),
+            time=event.time,
+            event=event.event,
+            correlation=event.said.correlation,
+            causation=event.said.causation,
+            position=position,
+        )
+        for position, event in enumerate(events, start=head + 1)
+    ]
 
 
 def digest(record: Record) -> bytes:
     """SHA-256 of the hash before it and of everything in the record."""
-    body = {
-        "position": record.position,
-        "stream_id": record.stream_id,
-        "version": record.version,
-        "event_id": str(record.event_id),
-        "type": record.type,
-        "schema_version": record.schema_version,
-        "data": _plain(record.data),
-        "metadata": _plain(record.metadata),
-        "occurred_at": _utc(record.occurred_at).isoformat(timespec="microseconds"),
-        "recorded_at": _utc(record.recorded_at).isoformat(timespec="microseconds"),
-    }
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(record.prev_hash + text.encode("ascii")).digest()
+    return _link(
+        record.prev_hash,
+        position=record.position,
+        stream_id=record.stream_id,
+        version=record.version,
+        event_id=record.event_id,
+        type=record.type,
+        schema_version=record.schema_version,
+        data=canonical_json(record.data),
+        metadata=canonical_json(record.metadata),
+        occurred_at=_iso(record.occurred_at),
+        recorded_at=_iso(record.recorded_at),
+    )
+
+
+def _link(
+    previous: bytes,
+    *,
+    position: int,
+    stream_id: str,
+    version: int,
+    event_id: UUID,
+    type: str,
+    schema_version: int,
+    data: str,
+    metadata: str,
+    occurred_at: str,
+    recorded_at: str,
+) -> bytes:
+    """The members of this object are in the order of their names, as in all canonical JSON."""
+    text = (
+        f'{{"data":{data},"event_id":"{event_id}","metadata":{metadata},'
+        f'"occurred_at":"{occurred_at}","position":{position},"recorded_at":"{recorded_at}",'
+        f'"schema_version":{schema_version},"stream_id":{_quoted(stream_id)},'
+        f'"type":{_quoted(type)},"version":{version}}}'
+    )
+    return hashlib.sha256(previous + text.encode("ascii")).digest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON in ASCII, members in order of their names, no spaces, integral numbers as integers."""
+    text = _ENCODE(value)
+    return text if _as_kept(text) else _ENCODE(storable(value))
+
+
+def _encoded(envelope: Envelope, stream: str, version: int, term: int) -> Encoded:
+    event = envelope.event
+    fields = codec.to_data(event)
+    data = _ENCODE(fields)
+    if not _as_kept(data):
+        fields = storable(fields)
+        data = _ENCODE(fields)
+    kept = codec.from_data(event.type, event.version, fields)
+    time = _utc(envelope.time)
+    occurred_at = _iso(time)
+    metadata = (
+        f'{{"causation":{_id(envelope.causation)},"correlation":{_id(envelope.correlation)},'
+        f'"epoch":{kept.epoch},"source":{_quoted(_kept_text(envelope.source))},"term":{term},'
+        f'"time":"{occurred_at if time.microsecond else time.isoformat()}"}}'
+    )
+    return Encoded(
+        said=envelope,
+        event=kept,
+        stream_id=stream,
+        version=version,
+        data=data,
+        metadata=metadata,
+        time=time,
+        occurred_at=occurred_at,
+    )
 
 
 def envelope_of(record: Record) -> Envelope:
@@ -124,7 +257,7 @@ def envelope_of(record: Record) -> Envelope:
 def storable(value: Any) -> Any:
     """JSON values with the characters that the log cannot keep replaced by U+FFFD."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+        return _kept_text(value)
     if isinstance(value, Mapping):
         return {storable(key): storable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -132,12 +265,9 @@ def storable(value: Any) -> Any:
     return _plain_number(value)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return _plain_number(value)
+@lru_cache(maxsize=1024)
+def _kept_text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _plain_number(value: Any) -> Any:
@@ -145,19 +275,30 @@ def _plain_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _metadata(envelope: Envelope, term: int) -> dict[str, Any]:
-    return {
-        "source": envelope.source,
-        "time": _utc(envelope.time).isoformat(),
-        "correlation": str(envelope.correlation) if envelope.correlation else None,
-        "causation": str(envelope.causation) if envelope.causation else None,
-        "epoch": envelope.event.epoch,
-        "term": term,
-    }
+_ENCODE = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+_EXPONENT = re.compile(r"[0-9]e[+-][0-9]")
 
 
-def _hashed(record: Record, value: bytes) -> Record:
-    return Record(**{name: getattr(record, name) for name in Record.__slots__} | {"hash": value})
+def _as_kept(text: str) -> bool:
+    """Whether the log hands back this JSON as it is: no U+0000 or surrogates, no integral floats.
+
+    When in doubt it says no: what it guards costs several times as much.
+    """
+    if "\\u" in text or ".0," in text or ".0}" in text or ".0]" in text:
+        return False
+    return not (("e+" in text or "e-" in text) and _EXPONENT.search(text))
+
+
+_quoted = lru_cache(maxsize=1024)(json.dumps)
+
+
+def _id(id: UUID | None) -> str:
+    return f'"{id}"' if id else "null"
+
+
+def _iso(moment: datetime) -> str:
+    return _utc(moment).isoformat(timespec="microseconds")
 
 
 def _utc(moment: datetime) -> datetime:

@@ -7,8 +7,18 @@ from uuid import UUID
 
 from shared.clock import Now, now
 from shared.envelope import Envelope
-from shared.eventlog.canonical import GENESIS, Record, chain, distinct_ids, envelope_of
+from shared.eventlog.canonical import (
+    GENESIS,
+    Record,
+    distinct_ids,
+    encoded,
+    envelope_of,
+    expected_versions,
+    placed,
+    records,
+)
 from shared.eventlog.port import (
+    Batch,
     LeaseLostError,
     LogUnknownError,
     WrongVersionError,
@@ -26,6 +36,8 @@ class MemoryLog:
     now: Now = now
     answering: bool = True
     rows: list[Record] = field(default_factory=list)
+    _by_id: dict[UUID, Record] = field(default_factory=dict)
+    _versions: dict[str, int] = field(default_factory=dict)
     _term: int = 0
     _holder: str = ""
     _expires_at: datetime = LONG_AGO
@@ -48,7 +60,7 @@ class MemoryLog:
 
     async def known(self, ids: Collection[UUID]) -> set[UUID]:
         self._must_answer()
-        return {row.event_id for row in self.rows} & set(ids)
+        return self._by_id.keys() & set(ids)
 
     async def records(self, *, after: int = 0, limit: int = 1000) -> list[Record]:
         self._must_answer()
@@ -81,31 +93,32 @@ class MemoryLog:
     async def append(
         self, envelopes: Sequence[Envelope], *, term: int, expected_version: int
     ) -> list[Envelope]:
+        batch = Batch(envelopes=envelopes, expected_version=expected_version)
+        return await self.append_all([batch], term=term)
+
+    async def append_all(self, batches: Sequence[Batch], *, term: int) -> list[Envelope]:
         self._must_answer()
-        ids = distinct_ids(envelopes)
+        ids = distinct_ids(batches)
         if not ids:
             return []
-        known = {row.event_id: row for row in self.rows}
-        if all(event_id in known for event_id in ids):
-            return [envelope_of(known[event_id]) for event_id in ids]
-        if any(event_id in known for event_id in ids):
+        if all(event_id in self._by_id for event_id in ids):
+            return [envelope_of(self._by_id[event_id]) for event_id in ids]
+        if any(event_id in self._by_id for event_id in ids):
             raise WrongVersionError("some of these events are recorded already, others are not")
         if not self._live(term):
             raise LeaseLostError(f"term {term} is over: nothing was appended")
-        stream = stream_id(envelopes[0].event.workspace)
-        version = sum(row.stream_id == stream for row in self.rows)
-        if version != expected_version:
-            raise WrongVersionError(f"{stream} is at version {version}, not {expected_version}")
-        records = chain(
-            envelopes,
-            head=len(self.rows),
-            head_hash=self.rows[-1].hash if self.rows else GENESIS,
-            version=version,
-            term=term,
-            at=self.now(),
-        )
-        self.rows.extend(records)
-        return [envelope_of(record) for record in records]
+        events = encoded(batches, term=term)
+        for stream, expected in expected_versions(events).items():
+            version = self._versions.get(stream, 0)
+            if version != expected:
+                raise WrongVersionError(f"{stream} is at version {version}, not {expected}")
+        head_hash = self.rows[-1].hash if self.rows else GENESIS
+        made = records(events, head=len(self.rows), head_hash=head_hash, recorded_at=self.now())
+        for row in made:
+            self.rows.append(row)
+            self._by_id[row.event_id] = row
+            self._versions[row.stream_id] = row.version
+        return placed(events, head=made[0].position - 1)
 
     async def cursor(self) -> int:
         self._must_answer()

@@ -1,6 +1,7 @@
 """What the product asks of its log. Errors of the database behind it never leave it."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
@@ -29,6 +30,14 @@ class LogUnknownError(Exception):
 
     An append is settled by repeating it, or by looking for its event ids.
     """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Events of one workspace in order, decided when its stream had ``expected_version`` events."""
+
+    envelopes: Sequence[Envelope]
+    expected_version: int
 
 
 def stream_id(workspace: WorkspaceName) -> str:
@@ -89,7 +98,15 @@ class LogWriter(LogReader, Protocol):
         ``expected_version`` is how many events its stream has. Events that are all recorded
         already are returned as they are. Raises WrongVersionError, LeaseLostError,
         LogOlderError when the log ends before what this writer has read or written,
-        LogUnknownError, and ValueError for events of several workspaces or ids given twice.
+        LogUnknownError, and ValueError for events of several workspaces, ids given twice, and
+        an event that could not be read back.
+        """
+        ...
+
+    async def append_all(self, batches: Sequence[Batch], *, term: int) -> list[Envelope]:
+        """The same for many batches at once, all or none, in the order given.
+
+        Batches of one workspace follow each other: the next expects what the one before leaves.
         """
         ...
 

@@ -1,11 +1,13 @@
 """The log in Postgres, for those who may only read it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from types import MappingProxyType
 from typing import Any, Self
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy import Select, func, make_url, select, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -20,6 +22,8 @@ CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 5.0
 """Seconds after which a silent database is one that did not answer."""
 
+POOL_SIZE = 3
+
 _SERVER_SETTINGS = {
     # A backend whose client was cut off ends within seconds and lets its locks go.
     "tcp_keepalives_idle": "5",
@@ -33,8 +37,12 @@ _SERVER_SETTINGS = {
 }
 
 
-def log_engine(dsn: str, password: str, *, application: str, pool_size: int = 3) -> AsyncEngine:
+def log_engine(
+    dsn: str, password: str, *, application: str, settings: Mapping[str, str] = MappingProxyType({})
+) -> AsyncEngine:
     """An engine on the log where every statement is its own transaction.
+
+    ``settings`` are those of the server for its sessions.
 
     ``dsn`` is ``postgresql+asyncpg://USER@HOST:PORT/DATABASE`` or, for a unix socket,
     ``postgresql+asyncpg://USER@/DATABASE?host=DIRECTORY&port=PORT``; the password stays out of it.
@@ -42,7 +50,7 @@ def log_engine(dsn: str, password: str, *, application: str, pool_size: int = 3)
     return create_async_engine(
         make_url(dsn).set(password=password),
         isolation_level="AUTOCOMMIT",
-        pool_size=pool_size,
+        pool_size=POOL_SIZE,
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT,
         pool_pre_ping=False,
@@ -50,7 +58,7 @@ def log_engine(dsn: str, password: str, *, application: str, pool_size: int = 3)
         connect_args={
             "timeout": CONNECT_TIMEOUT,
             "command_timeout": COMMAND_TIMEOUT,
-            "server_settings": _SERVER_SETTINGS | {"application_name": application},
+            "server_settings": {**_SERVER_SETTINGS, **settings, "application_name": application},
         },
     )
 
@@ -59,9 +67,12 @@ class PostgresReader:
     """Use it as ``async with PostgresReader(dsn, password) as log``."""
 
     application = "dumont-reader"
+    settings: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, dsn: str, password: str) -> None:
-        self._engine = log_engine(dsn, password, application=self.application)
+        self._engine = log_engine(
+            dsn, password, application=self.application, settings=self.settings
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,7 +124,7 @@ class PostgresReader:
     @asynccontextmanager
     async def _answering(self) -> AsyncIterator[AsyncConnection]:
         """A connection; whatever becomes of it, only LogUnknownError says that it fell silent."""
-        try:
+        with errors_sorted():
             async with self._engine.connect() as connection:
                 try:
                     yield connection
@@ -122,21 +133,34 @@ class PostgresReader:
                     await connection.invalidate()
                     raise
                 except DBAPIError as error:
-                    if _is_silence(error):
+                    if isinstance(_sorted_out_of(error), LogUnknownError):
                         # What it met may be its own for good: a session that began while the
                         # database was read-only stays so.
                         await connection.invalidate()
                     raise
-        except (TimeoutError, OSError) as error:
-            raise LogUnknownError(f"the event log did not answer: {error or 'timeout'}") from error
-        except DBAPIError as error:
-            if _is_silence(error):
-                raise LogUnknownError(f"the event log did not answer: {error.orig}") from error
-            if _state(error).startswith(_REFUSAL_STATES):
-                raise LogRefusedError(f"the event log refuses us: {error.orig}") from error
-            raise
-        except SQLAlchemyError as error:
-            raise LogUnknownError(f"the event log did not answer: {error}") from error
+
+
+@contextmanager
+def errors_sorted() -> Iterator[None]:
+    """Turns errors of SQLAlchemy and of the driver under it into those of the log.
+
+    What is left as it is, is a bug of ours.
+    """
+    try:
+        yield
+    except (TimeoutError, OSError) as error:
+        raise LogUnknownError(f"the event log did not answer: {error or 'timeout'}") from error
+    except DBAPIError as error:
+        if sorted_out := _sorted_out_of(error):
+            raise sorted_out from error
+        raise
+    except SQLAlchemyError as error:
+        raise LogUnknownError(f"the event log did not answer: {error}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        lost = isinstance(error, (asyncpg.PostgresConnectionError, asyncpg.InterfaceError))
+        if sorted_out := _sorted_out(error, lost=lost):
+            raise sorted_out from error
+        raise
 
 
 _SILENT_STATES = ("08", "53", "57", "58", "25006", "55P03")
@@ -147,15 +171,20 @@ _REFUSAL_STATES = ("28", "3D", "42501", "42P01")
 """SQLSTATEs of a wrong password, a missing database, a missing right, a missing table."""
 
 
-def _is_silence(error: DBAPIError) -> bool:
-    if _state(error).startswith(_REFUSAL_STATES):
-        return False
+def _sorted_out(
+    error: BaseException | None, *, lost: bool
+) -> LogUnknownError | LogRefusedError | None:
+    state = str(getattr(error, "sqlstate", None) or "")
+    if state.startswith(_REFUSAL_STATES):
+        return LogRefusedError(f"the event log refuses us: {error}")
+    if lost or state.startswith(_SILENT_STATES):
+        return LogUnknownError(f"the event log did not answer: {error}")
+    return None
+
+
+def _sorted_out_of(error: DBAPIError) -> LogUnknownError | LogRefusedError | None:
     lost = error.connection_invalidated or isinstance(error, (OperationalError, InterfaceError))
-    return lost or _state(error).startswith(_SILENT_STATES)
-
-
-def _state(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlstate", None) or "")
+    return _sorted_out(error.orig, lost=lost)
 
 
 def _page(after: int, limit: int) -> "Select[Any]":

@@ -3,53 +3,71 @@
 An append is one statement. It moves ``writer_lease.head`` from where this writer believes it to
 be, under a live term, and only then inserts: the row lock makes appends serial, a stale belief
 moves nothing, and a statement that lost a race leaves no trace. Whoever did not insert learns why
-by looking.
+by looking. It goes through asyncpg itself, on a connection of SQLAlchemy's engine that is kept
+for it.
 """
 
 import asyncio
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy import Row, Select, TextClause, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.clock import Now, now
 from shared.envelope import Envelope
-from shared.eventlog.canonical import GENESIS, Record, chain, distinct_ids, envelope_of
-from shared.eventlog.port import LeaseLostError, LogOlderError, WrongVersionError
-from shared.eventlog.reader import PostgresReader
+from shared.eventlog.canonical import (
+    GENESIS,
+    Encoded,
+    Record,
+    distinct_ids,
+    encoded,
+    envelope_of,
+    expected_versions,
+    linked,
+    placed,
+)
+from shared.eventlog.port import Batch, LeaseLostError, LogOlderError, WrongVersionError
+from shared.eventlog.reader import PostgresReader, errors_sorted
 from shared.eventlog.schema import event_log
 
-_APPEND = text("""
+_APPEND = """
 WITH fence AS (
     UPDATE writer_lease
-       SET head = head + :count
-     WHERE id = 1 AND term = :term AND expires_at > clock_timestamp() AND head = :head
-       AND :version = (SELECT coalesce(max(version), 0) FROM event_log WHERE stream_id = :stream)
-       AND NOT EXISTS (SELECT FROM event_log WHERE event_id = ANY (CAST(:ids AS uuid[])))
+       SET head = head + cardinality($7::uuid[])
+     WHERE id = 1 AND term = $1::bigint AND expires_at > clock_timestamp() AND head = $2::bigint
+       AND NOT EXISTS (
+           SELECT FROM unnest($3::text[], $4::int[]) AS s (stream_id, version)
+            WHERE s.version <> (SELECT coalesce(max(e.version), 0) FROM event_log AS e
+                                 WHERE e.stream_id = s.stream_id))
+       AND NOT EXISTS (SELECT FROM event_log WHERE event_id = ANY ($7::uuid[]))
  RETURNING head)
 INSERT INTO event_log (position, stream_id, version, event_id, type, schema_version, data,
                        metadata, occurred_at, recorded_at, prev_hash, hash)
-SELECT r.position, :stream, r.version, r.event_id, r.type, r.schema_version, r.data::jsonb,
-       r.metadata::jsonb, r.occurred_at, :recorded_at, r.prev_hash, r.hash
+SELECT $2::bigint + r.place, r.stream_id, r.version, r.event_id, r.type, r.schema_version,
+       r.data::jsonb, r.metadata::jsonb, r.occurred_at, $13::timestamptz,
+       substr($14::bytea, 32 * r.place::int - 31, 32), substr($14::bytea, 32 * r.place::int + 1, 32)
   FROM fence,
-       unnest(CAST(:positions AS bigint[]), CAST(:versions AS int[]), CAST(:ids AS uuid[]),
-              CAST(:types AS text[]), CAST(:schema_versions AS smallint[]),
-              CAST(:data AS text[]), CAST(:metadata AS text[]),
-              CAST(:occurred AS timestamptz[]), CAST(:prev_hashes AS bytea[]),
-              CAST(:hashes AS bytea[]))
-       AS r (position, version, event_id, type, schema_version, data, metadata, occurred_at,
-             prev_hash, hash)
- ORDER BY r.position
+       unnest($5::text[], $6::int[], $7::uuid[], $8::text[], $9::smallint[], $10::text[],
+              $11::text[], $12::timestamptz[])
+       WITH ORDINALITY
+       AS r (stream_id, version, event_id, type, schema_version, data, metadata, occurred_at,
+             place)
     ON CONFLICT (event_id) DO NOTHING
- RETURNING position
+"""
+"""For asyncpg itself: SQLAlchemy's way there costs as much time as a small append."""
+
+_LIVE = text("""
+SELECT term = :term AND expires_at > clock_timestamp() AS live FROM writer_lease
 """)
 
-_WHY = text("""
-SELECT (SELECT term = :term AND expires_at > clock_timestamp() FROM writer_lease) AS live,
-       (SELECT coalesce(max(version), 0) FROM event_log WHERE stream_id = :stream) AS version
+_VERSION = text("""
+SELECT coalesce(max(version), 0) AS version FROM event_log WHERE stream_id = :stream
 """)
 
 _HEAD = text("SELECT position, hash FROM event_log ORDER BY position DESC LIMIT 1")
@@ -80,6 +98,15 @@ UPDATE relay_cursor SET position = greatest(position, :position)
 RETURNING position
 """)
 
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the log ends."""
+
+    position: int
+    hash: bytes
+
+
 _TRIES = 5
 """A belief about the head is put right in one look; more means that somebody else is writing."""
 
@@ -88,14 +115,23 @@ class PostgresWriter(PostgresReader):
     """Use it as ``async with PostgresWriter(dsn, password) as log``."""
 
     application = "dumont-writer"
+    # Every look here is by an index. A plan made while the log was small says otherwise, and is
+    # kept for the life of the connection.
+    settings = MappingProxyType({"enable_seqscan": "off"})
 
     def __init__(self, dsn: str, password: str, *, now: Now = now) -> None:
         super().__init__(dsn, password)
         self._now = now
         self._append_lock = asyncio.Lock()
-        self._head: tuple[int, bytes] | None = None
+        self._head: Head | None = None
         self._newest = 0
         """The last position that this process knows to be recorded."""
+        self._own: AsyncConnection | None = None
+        self._driver: asyncpg.Connection | None = None
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._disconnect()
+        await super().__aexit__()
 
     async def acquire(self, holder: str, seconds: float) -> int | None:
         row = await self._execute(_ACQUIRE, holder=holder, seconds=seconds)
@@ -120,29 +156,27 @@ class PostgresWriter(PostgresReader):
     async def append(
         self, envelopes: Sequence[Envelope], *, term: int, expected_version: int
     ) -> list[Envelope]:
-        ids = distinct_ids(envelopes)
+        batch = Batch(envelopes=envelopes, expected_version=expected_version)
+        return await self.append_all([batch], term=term)
+
+    async def append_all(self, batches: Sequence[Batch], *, term: int) -> list[Envelope]:
+        ids = distinct_ids(batches)
         if not ids:
             return []
+        # Before the lock: it needs no place in the log, and the one before us may be on its way.
+        return await self.record(encoded(batches, term=term), term=term)
+
+    async def record(self, events: Sequence[Encoded], *, term: int) -> list[Envelope]:
+        """``append_all`` of what is encoded already."""
         async with self._append_lock:
             for _ in range(_TRIES):
-                head, head_hash = self._head or await self._look_at_head()
-                records = chain(
-                    envelopes,
-                    head=head,
-                    head_hash=head_hash,
-                    version=expected_version,
-                    term=term,
-                    at=self._now(),
-                )
-                if await self._inserted(records, head=head, version=expected_version, term=term):
-                    self._head = (records[-1].position, records[-1].hash)
-                    self._newest = records[-1].position
-                    return [envelope_of(record) for record in records]
-                self._head = None
+                head = self._head or await self._look_at_head()
+                if await self._inserted(events, head, term=term):
+                    return placed(events, head=head.position)
                 # What stands in the way first, our own ids after: so a twin of this append that
                 # ended in between is found, and not taken for somebody else's.
-                refusal = await self._refusal(records[0].stream_id, expected_version, term)
-                if recorded := await self._recorded(ids):
+                refusal = await self._refusal(events, term)
+                if recorded := await self._recorded([event.said.id for event in events]):
                     return recorded
                 if refusal is not None:
                     raise refusal
@@ -150,17 +184,41 @@ class PostgresWriter(PostgresReader):
             f"term {term}: the log does not end where its lease says: run `dumont log verify`"
         )
 
-    async def _inserted(self, records: list[Record], *, head: int, version: int, term: int) -> bool:
+    async def _inserted(self, events: Sequence[Encoded], head: Head, *, term: int) -> bool:
         """Run the one statement; False when it inserted nothing. Forgets the head in any doubt."""
         self._head = None
-        try:
-            async with self._answering() as connection:
-                result = await connection.execute(
-                    _APPEND, _parameters(records, head=head, version=version, term=term)
-                )
-                return len(result.all()) == len(records)
-        except IntegrityError:
+        recorded_at = self._now()
+        hashes = linked(events, head=head.position, head_hash=head.hash, recorded_at=recorded_at)
+        arguments = _arguments(events, head, hashes, recorded_at=recorded_at, term=term)
+        if not await self._runs(arguments):
             return False
+        self._head = Head(head.position + len(events), hashes[-1])
+        self._newest = self._head.position
+        return True
+
+    async def _runs(self, arguments: Sequence[object]) -> bool:
+        """Whether the statement inserted; a connection that is in doubt is not used again."""
+        with errors_sorted():
+            driver = self._driver or await self._connect()
+            try:
+                return bool(await driver.execute(_APPEND, *arguments) != "INSERT 0 0")
+            except asyncpg.IntegrityConstraintViolationError:
+                return False
+            except BaseException:
+                await self._disconnect()
+                raise
+
+    async def _connect(self) -> asyncpg.Connection:
+        """A connection for appends alone: to borrow one each time would cost half an append."""
+        self._own = await self._engine.connect()
+        self._driver = (await self._own.get_raw_connection()).driver_connection
+        return self._driver
+
+    async def _disconnect(self) -> None:
+        own, self._own, self._driver = self._own, None, None
+        if own is not None:
+            await own.invalidate()
+            await own.close()
 
     async def _recorded(self, ids: list[UUID]) -> list[Envelope] | None:
         """The events of these ids when all are recorded, None when none is."""
@@ -173,25 +231,27 @@ class PostgresWriter(PostgresReader):
         return [envelope_of(records[event_id]) for event_id in ids]
 
     async def _refusal(
-        self, stream: str, expected_version: int, term: int
+        self, events: Sequence[Encoded], term: int
     ) -> LeaseLostError | WrongVersionError | None:
         """Why nothing was inserted; None when only the head was not where we thought."""
-        row = await self._execute(_WHY, term=term, stream=stream)
+        row = await self._execute(_LIVE, term=term)
         if row is None or not row.live:
             return LeaseLostError(f"term {term} is over: nothing was appended")
-        if row.version != expected_version:
-            what = f"{stream} is at version {row.version}, not {expected_version}"
-            return WrongVersionError(what)
+        for stream, expected in expected_versions(events).items():
+            found = await self._execute(_VERSION, stream=stream)
+            if found is not None and found.version != expected:
+                what = f"{stream} is at version {found.version}, not {expected}"
+                return WrongVersionError(what)
         return None
 
-    async def _look_at_head(self) -> tuple[int, bytes]:
+    async def _look_at_head(self) -> Head:
         row = await self._execute(_HEAD)
-        head, head_hash = (int(row.position), bytes(row.hash)) if row else (0, GENESIS)
-        if head < self._newest:
+        head = Head(int(row.position), bytes(row.hash)) if row else Head(0, GENESIS)
+        if head.position < self._newest:
             raise LogOlderError(
-                f"the log ends at {head} and held {self._newest}: it is an old copy"
+                f"the log ends at {head.position} and held {self._newest}: it is an old copy"
             )
-        return head, head_hash
+        return head
 
     async def _records(self, query: Select[Any]) -> list[Record]:
         records = await super()._records(query)
@@ -203,22 +263,29 @@ class PostgresWriter(PostgresReader):
             return (await connection.execute(statement, parameters)).first()
 
 
-def _parameters(records: list[Record], *, head: int, version: int, term: int) -> dict[str, object]:
-    return {
-        "count": len(records),
-        "head": head,
-        "term": term,
-        "stream": records[0].stream_id,
-        "version": version,
-        "recorded_at": records[0].recorded_at,
-        "ids": [record.event_id for record in records],
-        "positions": [record.position for record in records],
-        "versions": [record.version for record in records],
-        "types": [record.type for record in records],
-        "schema_versions": [record.schema_version for record in records],
-        "data": [json.dumps(record.data, allow_nan=False) for record in records],
-        "metadata": [json.dumps(record.metadata, allow_nan=False) for record in records],
-        "occurred": [record.occurred_at for record in records],
-        "prev_hashes": [record.prev_hash for record in records],
-        "hashes": [record.hash for record in records],
-    }
+def _arguments(
+    events: Sequence[Encoded],
+    head: Head,
+    hashes: Sequence[bytes],
+    *,
+    recorded_at: datetime,
+    term: int,
+) -> tuple[object, ...]:
+    """In the order of the statement's parameters."""
+    expected = expected_versions(events)
+    return (
+        term,
+        head.position,
+        list(expected.keys()),
+        list(expected.values()),
+        [event.stream_id for event in events],
+        [event.version for event in events],
+        [event.said.id for event in events],
+        [event.event.type for event in events],
+        [event.event.version for event in events],
+        [event.data for event in events],
+        [event.metadata for event in events],
+        [event.time for event in events],
+        recorded_at,
+        b"".join((head.hash, *hashes)),
+    )

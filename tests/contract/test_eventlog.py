@@ -17,6 +17,7 @@ from shared.codec import UndecodableError
 from shared.envelope import Envelope
 from shared.eventlog.memory import MemoryLog
 from shared.eventlog.port import (
+    Batch,
     LeaseLostError,
     LogRefusedError,
     LogUnknownError,
@@ -150,6 +151,73 @@ async def test_a_decision_on_an_old_version_is_refused(log: LogWriter) -> None:
         with pytest.raises(WrongVersionError):
             await log.append([said(2)], term=term, expected_version=stale)
     assert await log.head() == 1
+
+
+# --- appending for many workspaces -----------------------------------------------------------
+
+
+def of(*envelopes: Envelope, after: int) -> Batch:
+    return Batch(envelopes=envelopes, expected_version=after)
+
+
+async def test_batches_of_many_workspaces_are_recorded_together_in_the_order_given(
+    log: Log,
+) -> None:
+    term = await held(log)
+    await log.append([said(0)], term=term, expected_version=0)
+    one, two, three = said(1), said(2, OTHER), said(3)
+    appended = await log.append_all(
+        [of(one, after=1), of(two, after=0), of(three, after=2)], term=term
+    )
+    expected = [
+        replace(envelope, position=position)
+        for position, envelope in enumerate((one, two, three), start=2)
+    ]
+    assert appended == expected
+    assert await log.read(after=1) == expected
+    await log.append([said(4, OTHER)], term=term, expected_version=1)
+    assert await verify(log) == []
+
+
+async def test_one_batch_with_an_old_version_keeps_all_of_them_out(log: Log) -> None:
+    term = await held(log)
+    await log.append([said(1, OTHER)], term=term, expected_version=0)
+    for stale in (0, 2):
+        with pytest.raises(WrongVersionError, match=OTHER):
+            await log.append_all([of(said(2), after=0), of(said(3, OTHER), after=stale)], term=term)
+    assert await log.head() == 1
+    await log.append_all([of(said(2), after=0), of(said(3, OTHER), after=1)], term=term)
+    assert await verify(log) == []
+
+
+async def test_batches_that_were_recorded_already_change_nothing(log: Log) -> None:
+    term = await held(log)
+    batches = [of(said(1), after=0), of(said(2, OTHER), after=0)]
+    first = await log.append_all(batches, term=term)
+    assert await log.append_all(batches, term=term) == first
+    with pytest.raises(WrongVersionError):
+        await log.append_all([*batches, of(said(3), after=1)], term=term)
+    assert await log.head() == 2
+    assert await verify(log) == []
+
+
+async def test_batches_of_one_workspace_follow_each_other(log: LogWriter) -> None:
+    term = await held(log)
+    with pytest.raises(ValueError, match="follow each other"):
+        await log.append_all([of(said(1), after=0), of(said(2), after=3)], term=term)
+    twice = said(1)
+    with pytest.raises(ValueError, match="once"):
+        await log.append_all([of(twice, after=0), of(twice, after=1)], term=term)
+    assert await log.append_all([], term=term) == []
+    assert await log.head() == 0
+
+
+async def test_no_batch_is_recorded_without_a_live_term(log: LogWriter) -> None:
+    term = await held(log)
+    await log.release(term)
+    with pytest.raises(LeaseLostError):
+        await log.append_all([of(said(1), after=0)], term=term)
+    assert await log.head() == 0
 
 
 async def test_nothing_to_append_is_nothing(log: LogWriter) -> None:

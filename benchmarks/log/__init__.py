@@ -1,0 +1,1 @@
+"""The event log beside the Postgres recorder of the library ``eventsourcing``."""
