@@ -17,6 +17,7 @@ from shared.patience import BUS, Waits
 from shared.waiting import comes
 
 REPEAT_SECONDS = 10.0
+"""So often all keys are put again although nothing changed."""
 
 
 class Assigner:
@@ -30,6 +31,7 @@ class Assigner:
         host_ca: Callable[[WorkspaceName], str],
         user_ca: str,
         system: assignments.System,
+        repeat: float = REPEAT_SECONDS,
         waits: Waits | None = None,
     ) -> None:
         self._recovery = recovery
@@ -37,6 +39,7 @@ class Assigner:
         self._host_ca = host_ca
         self._user_ca = user_ca
         self._system = assignments.encode_system(system)
+        self._repeat = repeat
         self._changed = recovery.changes()
         self._put: dict[str, bytes] = {}
         self._patience = (waits or Waits()).patience(BUS)
@@ -57,7 +60,7 @@ class Assigner:
                 await self._patience.wait(f"assignments not published: {error}")
                 continue
             self._patience.over()
-            if not await comes(self._changed, REPEAT_SECONDS):
+            if not await comes(self._changed, self._repeat):
                 self._put.clear()
 
     async def run_on_changes(self) -> None:

@@ -1,5 +1,6 @@
 """The log inside one process, for unit tests: same promises, nothing kept."""
 
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,6 @@ from shared.eventlog.canonical import (
     encoded,
     envelope_of,
     expected_versions,
-    placed,
     records,
 )
 from shared.eventlog.port import (
@@ -36,23 +36,25 @@ class MemoryLog:
     now: Now = now
     answering: bool = True
     rows: list[Record] = field(default_factory=list)
-    _by_id: dict[UUID, Record] = field(default_factory=dict)
-    _versions: dict[str, int] = field(default_factory=dict)
+    _recorded: list[Envelope] = field(default_factory=list)
+    _by_id: dict[UUID, Envelope] = field(default_factory=dict)
+    _streams: dict[str, list[int]] = field(default_factory=dict)
     _term: int = 0
     _holder: str = ""
     _expires_at: datetime = LONG_AGO
     _cursor: int = 0
 
     async def read(self, *, after: int = 0, limit: int = 1000) -> list[Envelope]:
-        return [envelope_of(record) for record in await self.records(after=after, limit=limit)]
+        self._must_answer()
+        return self._recorded[after : after + limit]
 
     async def read_workspace(
         self, workspace: WorkspaceName, *, after: int = 0, limit: int = 1000
     ) -> list[Envelope]:
         self._must_answer()
-        stream = stream_id(workspace)
-        found = [row for row in self.rows[after:] if row.stream_id == stream]
-        return [envelope_of(row) for row in found[:limit]]
+        positions = self._streams.get(stream_id(workspace), [])
+        first = bisect_right(positions, after)
+        return [self._recorded[position - 1] for position in positions[first : first + limit]]
 
     async def head(self) -> int:
         self._must_answer()
@@ -102,23 +104,25 @@ class MemoryLog:
         if not ids:
             return []
         if all(event_id in self._by_id for event_id in ids):
-            return [envelope_of(self._by_id[event_id]) for event_id in ids]
+            return [self._by_id[event_id] for event_id in ids]
         if any(event_id in self._by_id for event_id in ids):
             raise WrongVersionError("some of these events are recorded already, others are not")
         if not self._live(term):
             raise LeaseLostError(f"term {term} is over: nothing was appended")
         events = encoded(batches, term=term)
         for stream, expected in expected_versions(events).items():
-            version = self._versions.get(stream, 0)
+            version = len(self._streams.get(stream, ()))
             if version != expected:
                 raise WrongVersionError(f"{stream} is at version {version}, not {expected}")
         head_hash = self.rows[-1].hash if self.rows else GENESIS
         made = records(events, head=len(self.rows), head_hash=head_hash, recorded_at=self.now())
-        for row in made:
+        recorded = [envelope_of(row) for row in made]
+        for row, envelope in zip(made, recorded, strict=True):
             self.rows.append(row)
-            self._by_id[row.event_id] = row
-            self._versions[row.stream_id] = row.version
-        return placed(events, head=made[0].position - 1)
+            self._recorded.append(envelope)
+            self._by_id[row.event_id] = envelope
+            self._streams.setdefault(row.stream_id, []).append(row.position)
+        return recorded
 
     async def cursor(self) -> int:
         self._must_answer()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from services.health.domain.detector import ProviderView
 from services.health.ports import ProviderError, ProviderUnreachableError, Report
 from shared.clouds.errors import CloudError, NoAnswerError
-from shared.clouds.gce import GceClient
+from shared.clouds.port import Gce
 from shared.clouds.states import MachineState
 
 _VIEWS = {
@@ -21,7 +21,7 @@ _VIEWS = {
 class GceListing:
     """Listing over a client whose credentials may only read. Ids are ``ZONE/NAME``."""
 
-    def __init__(self, client: GceClient) -> None:
+    def __init__(self, client: Gce) -> None:
         self._client = client
 
     async def machines(self) -> Mapping[str, Report]:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from services.health.domain.detector import ProviderView
 from services.health.ports import ProviderError, ProviderUnreachableError, Report
 from shared.clouds.errors import CloudError, NoAnswerError
+from shared.clouds.port import Vast
 from shared.clouds.states import MachineState
-from shared.clouds.vast import VastClient
 
 _VIEWS = {
     MachineState.RUNNING: ProviderView.RUNNING,
@@ -21,7 +21,7 @@ _VIEWS = {
 class VastListing:
     """Listing over a client whose key may only read."""
 
-    def __init__(self, client: VastClient) -> None:
+    def __init__(self, client: Vast) -> None:
         self._client = client
 
     async def machines(self) -> Mapping[str, Report]:

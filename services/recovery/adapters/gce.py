@@ -30,7 +30,8 @@ from shared.clouds.errors import (
     RateLimitedError,
     UncertainError,
 )
-from shared.clouds.gce import GceClient, Vm, VmSpec
+from shared.clouds.gce import Vm, VmSpec
+from shared.clouds.port import Gce
 from shared.clouds.states import MachineState
 from shared.machines import MachineId
 
@@ -62,7 +63,7 @@ class GceProvider:
 
     def __init__(
         self,
-        client: GceClient,
+        client: Gce,
         *,
         zones: Sequence[str] = (),
         operation_timeout: float = OPERATION_SECONDS,

@@ -31,7 +31,7 @@ from shared.clouds.errors import (
     RateLimitedError,
     UncertainError,
 )
-from shared.clouds.vast import VastClient
+from shared.clouds.port import Vast
 from shared.clouds.vast_answers import Ask, Instance
 from shared.machines import MachineId
 from shared.policy import Policy
@@ -60,7 +60,7 @@ class VastProvider:
 
     def __init__(
         self,
-        client: VastClient,
+        client: Vast,
         *,
         grace: float = GRACE,
         monotonic: Callable[[], float] = time.monotonic,
@@ -259,7 +259,7 @@ class VastProvider:
 class VastMarket:
     """Market over one Vast account: interruptible offers."""
 
-    def __init__(self, client: VastClient) -> None:
+    def __init__(self, client: Vast) -> None:
         self._client = client
 
     async def search(self, policy: Policy) -> Sequence[Offer]:
