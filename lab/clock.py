@@ -9,13 +9,14 @@ stopped (SIGSTOP) finds its callbacks and timers late when it goes on.
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS_MAX = 200_000
@@ -53,12 +54,12 @@ class KilledError(BaseException):
 class VirtualTimeLoop(asyncio.BaseEventLoop):
     """``now`` is the wall clock that belongs to it."""
 
-    # What asyncio's own loop keeps; it has been so since Python 3.4.
-    _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
+    _ready: deque[asyncio.Handle]  # asyncio's own; it has been so since Python 3.4
 
     def __init__(self) -> None:
         super().__init__()
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timed = 0
         self._seconds = 0.0
         self._steps = 0
         self.callbacks = 0
@@ -68,6 +69,19 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self._seconds)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Timers of the same moment come in the order in which they were set."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timed += 1
+        heapq.heappush(self._timers, (when, self._timed, timer))
+        return timer
 
     def release(self, process: Process) -> None:
         """Let a stopped process find what it missed."""
@@ -90,20 +104,20 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
                 continue
             process = _context_of(handle).get(CURRENT)
             if process is None or process.life is Life.RUNNING:
-                handle._run()  # type: ignore[attr-defined] # as asyncio's own loop does
+                handle._run()  # as asyncio's own loop does
             elif process.life is Life.STOPPED:
                 process.held.append(handle)
 
     def _pass_time(self) -> None:
-        timers = self._scheduled
-        while timers and timers[0].cancelled():
-            heapq.heappop(timers)
+        timers, pop = self._timers, heapq.heappop
+        while timers and timers[0][2].cancelled():
+            pop(timers)
         if not timers:
             raise RuntimeError("everything waits and no timer is set: a deadlock")
         self._steps = 0
-        self._seconds = max(self._seconds, timers[0].when())
-        while timers and timers[0].when() <= self._seconds:
-            timer = heapq.heappop(timers)
+        self._seconds = seconds = max(self._seconds, timers[0][0])
+        while timers and timers[0][0] <= seconds:
+            timer = pop(timers)[2]
             if not timer.cancelled():
                 self._ready.append(timer)
 

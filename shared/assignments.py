@@ -6,6 +6,7 @@ that is older by (epoch, position) than what it has.
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 
 from pydantic import TypeAdapter
 
@@ -69,8 +70,9 @@ def encode(assignment: Assignment) -> bytes:
     return _ADAPTER.dump_json(assignment)
 
 
+@lru_cache(maxsize=1024)
 def decode(body: bytes) -> Assignment:
-    """Raises pydantic.ValidationError."""
+    """Raises pydantic.ValidationError. Most are read again and again without having changed."""
     return _ADAPTER.validate_json(body)
 
 

@@ -1,0 +1,180 @@
+"""The real services, wired as their own ``bootstrap`` does, over the lab's adapters."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+from lab.book import Book
+from lab.clock import now
+from lab.cloud import Market, Project
+from lab.endpoint import LabEndpoint
+from lab.hosts import Grounds, LabHosts, LabPlane, LabReach
+from lab.network import Connection
+from services.api.service import Follower, Requests
+from services.health.adapters.gce_listing import GceListing
+from services.health.adapters.shared_listing import SharedListing
+from services.health.adapters.vast_listing import VastListing
+from services.health.service import Health
+from services.recovery.actions import Pace, Tools, carry_out
+from services.recovery.adapters.gce import GceProvider
+from services.recovery.adapters.vast import VastMarket, VastProvider
+from services.recovery.assigner import Assigner
+from services.recovery.driver import Driver
+from services.recovery.inbox import listen_forever
+from services.recovery.keeper import Keeper
+from services.recovery.lease import Lease
+from services.recovery.ports import MachineProvider
+from services.recovery.relay import Relay
+from services.recovery.renewer import Renewer
+from services.recovery.service import Recovery
+from services.recovery.sweeper import Sweeper
+from services.sync.service import Sync
+from shared.assignments import System
+
+INSTALLATION = "lab"
+PORTS = tuple(range(20_000, 20_010))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """How often the services look, in seconds: seldom, since a look costs and time does not."""
+
+    drive: float = 30.0
+    keep: float = 20.0
+    sweep: float = 120.0
+    poll: float = 15.0
+    settle: float = 60.0
+    renew: float = 3600.0
+    repeat: float = 120.0
+    lease: float = 60.0
+    relay: float = 60.0
+    follow: float = 120.0
+    assignment_lease: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all processes share."""
+
+    book: Book
+    market: Market
+    project: Project
+    grounds: Grounds
+    endpoint: LabEndpoint
+    intervals: Intervals
+    new_id: Callable[[], UUID]
+    sweeps: bool = True
+
+
+def steady() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def recovery(
+    at: Surroundings, bus: Connection, name: str, began: Callable[[Recovery], None]
+) -> None:
+    """One replica; ``began`` is called once it holds the lease and has read the log."""
+    every = at.intervals
+    lease = Lease(at.book, holder=name, seconds=every.lease, monotonic=steady)
+    service = Recovery(
+        at.book,
+        term=lease.term,
+        now=now,
+        new_id=at.new_id,
+        installation=INSTALLATION,
+        ports=PORTS,
+    )
+    vast = VastProvider(at.market, grace=every.settle / 2, monotonic=steady)
+    providers: dict[str, MachineProvider] = {
+        "vast": vast,
+        "gce": GceProvider(at.project, zones=("europe-west4-a",)),
+    }
+    keeper = Keeper(service, at.endpoint, interval=every.keep, may_act=lease.term)
+    hosts = LabHosts(at.grounds)
+    tools = Tools(
+        recovery=service,
+        providers=providers,
+        market=VastMarket(at.market),
+        hosts=hosts,
+        keeper=keeper,
+        bootstrap_public_key="ssh-ed25519 AAAA",
+        host_ca=lambda workspace: f"ssh-ed25519 CA-of-{workspace}",
+        may_act=lease.term,
+        now=now,
+        pace=Pace(poll=every.poll, endpoint=1.0, settle=every.settle),
+    )
+    assigner = Assigner(
+        service,
+        bus,
+        host_ca=tools.host_ca,
+        user_ca="ssh-ed25519 USERS",
+        system=System(configured={"vast": True, "gce": True, "endpoint": True}),
+        repeat=every.repeat,
+    )
+    relay = Relay(
+        at.book,
+        bus,
+        term=lease.term,
+        changed=service.changes(),
+        on_renewed=assigner.put_again,
+        poll=every.relay,
+    )
+    sweeper = Sweeper(service, providers, installation=INSTALLATION, interval=every.sweep)
+    await lease.acquire()
+    await service.load()
+    began(service)
+    loops = [
+        lease.keep(),
+        listen_forever(bus, service),
+        Driver(service, partial(carry_out, tools), interval=every.drive).run(),
+        keeper.run(),
+        Renewer(service, hosts, interval=every.renew, may_act=lease.term).run(),
+        assigner.run(),
+        assigner.run_on_changes(),
+        relay.run(),
+    ]
+    if at.sweeps:
+        loops.append(sweeper.run())
+    async with asyncio.TaskGroup() as group:
+        for loop in loops:
+            group.create_task(loop)
+
+
+async def health(at: Surroundings, bus: Connection) -> None:
+    listings = {
+        "vast": SharedListing("vast", VastListing(at.market), monotonic=steady),
+        "gce": SharedListing("gce", GceListing(at.project), monotonic=steady),
+    }
+    await Health(
+        bus,
+        providers=listings,
+        reach=LabReach(at.grounds),
+        now=now,
+        new_id=at.new_id,
+        ready=lambda: None,
+        monotonic=steady,
+    ).run()
+
+
+async def sync(at: Surroundings, bus: Connection) -> None:
+    await Sync(
+        bus,
+        plane=LabPlane(at.grounds),
+        now=now,
+        new_id=at.new_id,
+        ready=lambda: None,
+        assignment_lease=at.intervals.assignment_lease,
+        steady=steady,
+    ).run()
+
+
+async def api(
+    at: Surroundings, bus: Connection, began: Callable[[Follower, Requests], None]
+) -> None:
+    follower = Follower(at.book, poll_seconds=at.intervals.follow)
+    began(follower, Requests(bus, follower, now=now, new_id=at.new_id))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(follower.run())
+        group.create_task(follower.wake_on(bus))
