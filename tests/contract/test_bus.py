@@ -10,6 +10,7 @@ import nats as nats_py
 import pytest
 from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
+from structlog.testing import capture_logs
 
 from shared import codec, subjects
 from shared.bus.memory import MemoryBus, matches
@@ -21,6 +22,7 @@ from shared.envelope import Envelope
 from shared.events.health import HealthFailed
 from shared.events.recovery import RecoveryStarted
 from shared.machines import MachineId, Role, WorkspaceName
+from tests.support.faults import fault
 from tests.support.servers import Nats
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +145,7 @@ async def test_what_is_said_is_delivered_in_order_and_once_when_acknowledged(con
         await consumer.nothing_more()
 
 
+@fault(27, 35)
 async def test_a_repeat_with_the_same_id_is_one_message(connect: As) -> None:
     async with connect("health") as health, connect("recovery") as recovery:
         again = seen(1)
@@ -222,6 +225,7 @@ async def test_a_tail_of_one_workspace_hears_no_other(connect: As) -> None:
         assert await positions(tail, 2) == [1, 3]
 
 
+@fault(27)
 async def test_a_tail_drops_what_is_published_again(connect: As) -> None:
     async with connect("recovery") as recovery, connect("api") as api:
         for position in (1, 2, 1, 2, 3):
@@ -318,6 +322,7 @@ async def test_a_change_of_the_bucket_wakes_who_waits_and_can_be_read_then(conne
 # --- what only a real server does ------------------------------------------------------------
 
 
+@fault(22)
 async def test_a_killed_server_loses_nothing_and_everybody_goes_on(own_nats: Nats) -> None:
     await empty(own_nats)
     async with AsyncExitStack() as stack:
@@ -345,6 +350,7 @@ async def test_a_killed_server_loses_nothing_and_everybody_goes_on(own_nats: Nat
         assert await recovery.entries() == {"train": b"1"}
 
 
+@fault(24, 26)
 async def test_a_wiped_server_is_made_anew_and_nobody_stays_blind(own_nats: Nats) -> None:
     await empty(own_nats)
     async with AsyncExitStack() as stack:
@@ -392,6 +398,7 @@ async def published(bus: NatsBus, subject: str, envelope: Envelope) -> None:
                 await asyncio.sleep(0.1)
 
 
+@fault(31, 32)
 async def test_an_event_that_does_not_decode_is_kept_aside_and_the_rest_goes_on(
     nats: Nats,
 ) -> None:
@@ -411,6 +418,7 @@ async def test_an_event_that_does_not_decode_is_kept_aside_and_the_rest_goes_on(
             assert await aside.get() == b"rubbish"
 
 
+@fault(33)
 async def test_an_event_that_is_too_big_is_refused_for_good(nats: Nats) -> None:
     await empty(nats)
     async with user(nats, "health") as health:
@@ -455,6 +463,7 @@ FORGERIES = [
 ]
 
 
+@fault(36, 95)
 async def test_nobody_speaks_for_another(nats: Nats, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared.bus.nats_bus.ANSWER_TIMEOUT", 0.3)
     await empty(nats)
@@ -470,6 +479,19 @@ async def test_nobody_speaks_for_another(nats: Nats, monkeypatch: pytest.MonkeyP
             state = await recovery.stream_state(stream)
             assert state is not None
             assert state.last_sequence == 0
+
+
+@fault(36)
+async def test_what_the_bus_does_not_allow_is_said_with_the_name_of_who_tried(nats: Nats) -> None:
+    async with user(nats, "health") as health:
+        with capture_logs() as said:
+            await health.publish_raw("dumont.inbox.sync.train.SyncCompleted", b"{}")
+            async with asyncio.timeout(5):
+                while not any(line["log_level"] == "error" for line in said):
+                    await asyncio.sleep(0.01)
+        (refused,) = [line for line in said if line["log_level"] == "error"]
+        assert refused["user"] == "health"
+        assert "dumont.inbox.sync.train.synccompleted" in refused["reason"].lower()
 
 
 FORBIDDEN = [
@@ -545,6 +567,30 @@ async def test_a_stock_client_can_follow_the_log_and_the_state_as_reader(nats: N
         await client.close()
 
 
+@fault(34)
+async def test_a_long_backlog_comes_oldest_first_in_pieces_that_fit_in_memory(nats: Nats) -> None:
+    await empty(nats)
+    async with user(nats, "health") as health, user(nats, "recovery") as recovery:
+        for first in range(0, 1000, 250):
+            await asyncio.gather(
+                *(health.publish(INBOX, seen(first + n)) for n in range(250)),
+            )
+        sizes, heard = [], []
+        backlog = recovery.consume(stream=subjects.STREAM_INBOX, durable=DURABLE_RECOVERY)
+        async with asyncio.timeout(30):
+            async for batch in backlog:
+                sizes.append(len(batch))
+                heard += [failures(delivery) for delivery in batch]
+                for delivery in batch:
+                    await delivery.ack()
+                if len(heard) >= 1000:
+                    break
+        assert max(sizes) <= 100
+        assert sorted(heard) == list(range(1000))
+        assert [n // 250 for n in heard] == sorted(n // 250 for n in heard), "oldest first"
+
+
+@fault(34)
 async def test_a_full_inbox_refuses_the_newest_and_keeps_what_nobody_has_read(nats: Nats) -> None:
     await empty(nats)
     client = await nats_py.connect(

@@ -30,6 +30,7 @@ from shared.eventlog.writer import PostgresWriter
 from shared.events.recovery import FailoverCompleted, RecoveryStarted
 from shared.events.requests import RequestReceived
 from shared.machines import MachineId, WorkspaceName
+from tests.support.faults import fault
 from tests.support.servers import Postgres
 
 pytestmark = pytest.mark.anyio
@@ -367,6 +368,7 @@ REFUSED = (
 )
 
 
+@fault(45)
 @pytest.mark.parametrize("role", ROLES)
 async def test_no_role_can_change_or_delete_what_is_recorded(postgres: Postgres, role: str) -> None:
     async with emptied(postgres) as (log, term):
@@ -437,6 +439,7 @@ async def test_tampering_past_the_guard_is_found(
         assert any(finding in found.what for found in await verify(log, page=3))
 
 
+@fault(43)
 async def test_a_reader_that_follows_positions_never_skips_an_event(postgres: Postgres) -> None:
     async with emptied(postgres) as (log, term):
         seen: list[int] = []
@@ -459,6 +462,7 @@ async def test_a_reader_that_follows_positions_never_skips_an_event(postgres: Po
         assert await verify(log) == []
 
 
+@fault(42)
 async def test_two_processes_with_one_term_cannot_break_the_chain(postgres: Postgres) -> None:
     async with emptied(postgres) as (log, term), AsyncExitStack() as stack:
         twin = await stack.enter_async_context(writer(postgres))
@@ -480,6 +484,7 @@ async def test_two_processes_with_one_term_cannot_break_the_chain(postgres: Post
         assert await verify(log) == []
 
 
+@fault(37)
 async def test_a_killed_database_keeps_what_it_acknowledged(postgres: Postgres) -> None:
     async with emptied(postgres) as (log, term):
         kept = await log.append([said(1), said(2)], term=term, expected_version=0)
