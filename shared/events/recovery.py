@@ -328,7 +328,10 @@ class FailoverRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailoverCompleted(Event):
-    """The standby is the endpoint: seen through the endpoint, under the new epoch."""
+    """The standby is the endpoint: seen through the endpoint, under the new epoch.
+
+    ``damaged`` are newer generations that were passed over: the disk does not have them whole.
+    """
 
     type: ClassVar[str] = "FailoverCompleted"
 
@@ -336,6 +339,7 @@ class FailoverCompleted(Event):
     generation: str
     seconds: float
     generation_age_seconds: float | None = None
+    damaged: tuple[str, ...] = ()
 
 
 # --- recovery and failback -------------------------------------------------------------------

@@ -261,9 +261,11 @@ def _(event: recovery.FailoverRefused) -> str:
 def _(event: recovery.FailoverCompleted) -> str:
     age = event.generation_age_seconds
     aged = "" if age is None else f", {span(age)} old when the GPU was given up"
+    newer = ", ".join(generation(damaged) for damaged in event.damaged)
+    passed_over = f"; damaged on its disk and passed over: {newer}" if newer else ""
     return (
         f"failover complete: the standby serves generation {generation(event.generation)}{aged}, "
-        f"{span(event.seconds)} after the decision"
+        f"{span(event.seconds)} after the decision{passed_over}"
     )
 
 

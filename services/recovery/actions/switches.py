@@ -71,6 +71,7 @@ async def promote(at: Tools, state: State, effect: PromoteStandby) -> Outcomes:
             generation=promotion.generation,
             seconds=(at.now() - began).total_seconds(),
             generation_age_seconds=promotion.age_seconds,
+            damaged=promotion.damaged,
         ),
     )
 

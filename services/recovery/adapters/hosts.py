@@ -105,6 +105,7 @@ class _Promoted:
     bytes: int
     sealed_at: AwareDatetime | None
     taken_at: AwareDatetime | None = None
+    damaged: tuple[str, ...] = ()
 
 
 _PROMOTED = TypeAdapter(_Promoted)
@@ -218,6 +219,7 @@ class SshHosts:
             files=promoted.files,
             bytes=promoted.bytes,
             age_seconds=self._age(promoted.taken_at or promoted.sealed_at),
+            damaged=promoted.damaged,
         )
 
     async def freeze(

@@ -97,12 +97,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """The standby's answer to ``promote``. ``age_seconds`` is that of the promoted generation."""
+    """The standby's answer to ``promote``. ``age_seconds`` is that of the promoted generation.
+
+    ``damaged`` are newer generations that the standby's disk does not have whole any more.
+    """
 
     generation: str
     files: int
     bytes: int
     age_seconds: float | None
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

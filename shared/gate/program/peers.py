@@ -18,6 +18,9 @@ from .refusals import Refusal
 _ADDRESS = re.compile(r"[A-Za-z0-9.:][A-Za-z0-9.:-]*")
 _USER = re.compile(r"[a-z_][a-z0-9_-]*")
 
+ALIVE_SECONDS, ALIVE_MISSED = 2, 3
+"""A peer that says nothing for so long and so often is dead: a stream is begun anew within 10 s."""
+
 
 class Peer(NamedTuple):
     """A host that the standby reaches, with what proves each to the other."""
@@ -68,8 +71,8 @@ def reach(session: Session, host: Any, payload: Answer) -> Iterator[Peer]:
         "IdentityAgent": "none",
         "UpdateHostKeys": "no",
         "ConnectTimeout": "10",
-        "ServerAliveInterval": "5",
-        "ServerAliveCountMax": "3",
+        "ServerAliveInterval": str(ALIVE_SECONDS),
+        "ServerAliveCountMax": str(ALIVE_MISSED),
         "LogLevel": "ERROR",
     }
     ssh = ["ssh", "-F", "none", "-T", "-c", "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com"]

@@ -1,11 +1,14 @@
 """The timeline in sentences."""
 
+from dataclasses import replace
+
 import pytest
 
 from services.api.domain import wording
 from services.api.domain.narration import Severity, evidence, severity, tell
 from shared.events import EVENTS
 from shared.events.base import Event
+from shared.events.recovery import FailoverCompleted
 from tests.unit.api.tale import Tale, example
 
 
@@ -56,6 +59,13 @@ def test_a_verdict_carries_its_evidence() -> None:
         "provider: running",
     )
     assert evidence(example(EVENTS["SyncCompleted"])) == ()
+
+
+def test_a_failover_says_which_newer_generations_were_damaged() -> None:
+    completed = example(EVENTS["FailoverCompleted"])
+    assert isinstance(completed, FailoverCompleted)
+    assert "passed over" not in tell(completed)
+    assert "passed over: " in tell(replace(completed, damaged=("e000001-00000003",)))
 
 
 @pytest.mark.parametrize(
