@@ -27,6 +27,7 @@ from shared.machines import Role, WorkspaceName
 from shared.policy import Policy
 from shared.ssh import GateError, SshError, new_key
 from shared.subjects import STREAM_INBOX
+from tests.support.faults import fault
 from tests.support.hosts import WORKSPACE, Lab, LabHost, fill, lab, people_key, tree_of, until
 
 pytestmark = pytest.mark.anyio
@@ -90,6 +91,7 @@ class TestASyncFromTheGpu:
             standby.sealed("e000000-00000002") / unchanged
         )
 
+    @fault(80)
     async def test_sees_a_rewrite_of_equal_size_within_one_second(
         self, hosts: Lab, standby: LabHost, gpu: LabHost
     ) -> None:
@@ -102,6 +104,7 @@ class TestASyncFromTheGpu:
         await hosts.pull(standby, gpu, 0)
         assert (standby.sealed() / "same").read_text() == "BBBB"
 
+    @fault(77)
     async def test_of_a_wiped_source_seals_nothing(
         self, hosts: Lab, standby: LabHost, gpu: LabHost
     ) -> None:
@@ -120,6 +123,7 @@ class TestASyncFromTheGpu:
         assert accepted["files"] == 0
         assert tree_of(standby.sealed("e000000-00000001")) == before
 
+    @fault(77)
     async def test_of_a_vanished_source_says_so(
         self, hosts: Lab, standby: LabHost, gpu: LabHost
     ) -> None:
@@ -137,6 +141,7 @@ class TestASyncFromTheGpu:
             await hosts.pull(standby, gpu, 0)
         assert error.value.code == "source-unreachable"
 
+    @fault(89)
     async def test_from_another_workspaces_host_is_refused(
         self, hosts: Lab, standby: LabHost, gpu: LabHost
     ) -> None:
@@ -152,6 +157,8 @@ class TestASyncFromTheGpu:
             await hosts.pull(standby, gpu, 0)
         assert error.value.code in {"source-identity", "source-unreachable"}
 
+    @fault(13)
+    @fault(76)
     async def test_that_was_cut_goes_on_from_what_it_had(
         self, hosts: Lab, standby: LabHost, gpu: LabHost
     ) -> None:
@@ -181,6 +188,7 @@ class TestAPromotion:
         assert not sealed.samefile(standby.workspace / "model.pt")
         assert await hosts.promote(standby, 1, serve=True) == answer
 
+    @fault(76)
     async def test_ends_a_running_job_of_the_old_epoch_before_it_answers(
         self, hosts: Lab, standby: LabHost, gpu: LabHost
     ) -> None:
@@ -406,6 +414,7 @@ class TestTheSyncService:
 
 
 class TestOldGenerations:
+    @fault(78)
     async def test_are_let_go_but_for_the_last_twenty(self, hosts: Lab, standby: LabHost) -> None:
         await hosts.promote(standby, 0, serve=True)
         for number in range(22):

@@ -14,6 +14,7 @@ from services.recovery.ports import HostUnsuitableError
 from shared.certificates import CertificateRole
 from shared.machines import Role
 from shared.ssh import GateError, HostRefusedUsError
+from tests.support.faults import fault
 from tests.support.hosts import Lab, LabHost, fill, lab, people_key, processes_of, tree_of, until
 
 pytestmark = pytest.mark.anyio
@@ -125,6 +126,7 @@ async def test_people_on_the_standby_can_write_their_tree_and_nothing_else(
     assert (standby.sealed() / "mine").read_text() == "1\n"
 
 
+@fault(13)
 async def test_a_client_that_goes_away_takes_its_job_with_it(hosts: Lab) -> None:
     standby, pull = await slow_pull(hosts)
     pull.cancel()
@@ -136,6 +138,7 @@ async def test_a_client_that_goes_away_takes_its_job_with_it(hosts: Lab) -> None
     assert standby.generations == []
 
 
+@fault(13)
 async def test_what_a_killed_gate_left_running_is_ended_by_the_next_job(hosts: Lab) -> None:
     standby, pull = await slow_pull(hosts)
     for pid in processes_of(standby, b"rsync"):
@@ -165,6 +168,7 @@ async def test_a_gpu_that_was_read_under_the_next_epoch_takes_no_more_of_the_old
         await hosts.push(standby, gpu, 0)
 
 
+@fault(88)
 async def test_a_standby_with_an_old_rsync_is_refused_with_what_to_install(hosts: Lab) -> None:
     def furnish(root: Path) -> None:
         old = root / "opt/simulated/bin/rsync"

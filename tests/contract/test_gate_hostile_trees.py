@@ -11,7 +11,7 @@ from shared.certificates import CertificateRole
 from shared.machines import Role
 from shared.ssh import GateError
 from tests.support.faults import fault
-from tests.support.hosts import Lab, LabHost, lab, people_key, tree_of, until
+from tests.support.hosts import Lab, LabHost, lab, people_key, slow_rsync, tree_of, until
 
 pytestmark = pytest.mark.anyio
 
@@ -156,3 +156,21 @@ async def test_devices_and_pipes_are_left_out_and_links_lead_nowhere(hosts: Lab)
     assert str((sealed / "passwd").readlink()) == "/etc/passwd"
     listed = await hosts.ask(standby, CertificateRole.WRITE, 0, "generations")
     assert listed["generations"][0]["bytes"] == len("kept")
+
+
+@fault(79)
+async def test_a_file_that_is_written_while_it_is_copied_is_sealed_as_it_became(
+    hosts: Lab,
+) -> None:
+    standby = await hosts.host(Role.STANDBY, name="standby")
+    gpu = await hosts.host(Role.GPU, name="gpu", adopted=True, furnish=slow_rsync(10_000))
+    gpu.workspace.mkdir(exist_ok=True)
+    checkpoint = gpu.workspace / "checkpoint"
+    checkpoint.write_bytes(b"old " * (4 << 20))
+    pull = asyncio.create_task(hosts.pull(standby, gpu, 0))
+    await until(lambda: bool(list((standby.store / "staging").glob("*/tree/.checkpoint.*"))))
+    with checkpoint.open("r+b") as file:
+        file.write(b"new " * (4 << 20))
+    answer = await pull
+    assert (standby.sealed() / "checkpoint").read_bytes() == b"new " * (4 << 20)
+    assert answer["files_changing"] == 1

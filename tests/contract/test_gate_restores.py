@@ -14,7 +14,16 @@ from shared.gate.program.peers import ALIVE_MISSED, ALIVE_SECONDS
 from shared.machines import Role
 from shared.ssh import GateError
 from tests.support.faults import fault
-from tests.support.hosts import Lab, LabHost, lab, processes_of, slow_rsync, tree_of, until
+from tests.support.hosts import (
+    Lab,
+    LabHost,
+    lab,
+    people_key,
+    processes_of,
+    slow_rsync,
+    tree_of,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -102,6 +111,38 @@ async def test_a_restore_whose_peer_died_without_a_word_is_resumed_by_itself(hos
             os.kill(pid, signal.SIGCONT)
     await until(lambda: not processes_of(candidate, b"rsync"))
     assert tree_of(candidate.workspace) == tree_of(standby.sealed())
+
+
+@fault(76)
+async def test_a_way_back_keeps_every_line_that_people_were_told_is_written(
+    hosts: Lab, tmp_path: Path
+) -> None:
+    key, public_key = people_key(tmp_path)
+    standby = await hosts.host(Role.STANDBY, name="standby", people=(public_key,))
+    candidate = await hosts.host(Role.GPU, name="gpu-1")
+    await hosts.promote(standby, 0, serve=True)
+    count = "i=0; while :; do i=$((i+1)); echo $i >> /workspace/{0}; echo $i; done"
+    detached = f"nohup setsid sh -c '{count.format('detached')}' >/dev/null 2>&1 </dev/null &"
+    assert await hosts.as_people(standby, key, detached) == (0, "")
+    session = asyncio.create_task(hosts.as_people(standby, key, count.format("session")))
+    for name in ("detached", "session"):
+        await until((standby.workspace / name).exists)
+    await hosts.seal(standby, 0)
+    await hosts.push(standby, candidate, 0)
+    await hosts.seal(standby, 0)
+    assert not session.done(), "people work on while the rounds go"
+    await hosts.freeze(standby, 0)
+    _, told = await session
+    written = {name: (standby.workspace / name).read_text() for name in ("detached", "session")}
+    await hosts.seal(standby, 0)
+    await hosts.push(standby, candidate, 0, final=True)
+    await hosts.promote(standby, 1, serve=False)
+    for name, lines in written.items():
+        assert (candidate.workspace / name).read_text() == lines
+    acknowledged = [line for line in told.splitlines() if line.isdigit()]
+    assert acknowledged
+    kept = set((candidate.workspace / "session").read_text().splitlines())
+    assert set(acknowledged[:-1]) <= kept  # the last line may have been cut on its way here
 
 
 async def test_a_restore_never_touches_what_it_has_not_made(hosts: Lab) -> None:

@@ -14,6 +14,7 @@ from services.recovery.adapters.authority import Authority
 from shared import clock, ssh
 from shared.certificates import CertificateRequest, CertificateRole, principal
 from shared.machines import Host, MachineId, WorkspaceName
+from tests.support.faults import fault
 from tests.support.ssh_server import (
     SshServer,
     free_port,
@@ -205,6 +206,7 @@ class TestSomebodyAnswersAndTheFaultIsOurs:
             with pytest.raises(ssh.HostRefusedUsError, match="Exceeded MaxStartups"):
                 await caller(host, authority(tmp_path))()
 
+    @fault(83)
     async def test_when_our_certificate_has_expired(
         self, certified: tuple[SshServer, Call], tmp_path: Path
     ) -> None:
@@ -213,6 +215,7 @@ class TestSomebodyAnswersAndTheFaultIsOurs:
         with pytest.raises(ssh.HostRefusedUsError):
             await call(identity=identity(earlier))
 
+    @fault(83)
     async def test_when_our_certificate_is_not_valid_yet(
         self, certified: tuple[SshServer, Call], tmp_path: Path
     ) -> None:
@@ -261,12 +264,14 @@ class TestSomebodyAnswersAndTheFaultIsOurs:
 
 
 class TestItIsAnotherHost:
+    @fault(89)
     async def test_without_a_certificate(self, tmp_path: Path) -> None:
         public_key = make_host_key(tmp_path)
         async with running_sshd(tmp_path, host_public_key=public_key) as server:
             with pytest.raises(ssh.HostIdentityError):
                 await caller(server.host(), authority(tmp_path))()
 
+    @fault(89)
     async def test_with_a_certificate_of_the_neighbours_authority(self, tmp_path: Path) -> None:
         ca = authority(tmp_path)
         public_key = make_host_key(tmp_path)
@@ -312,6 +317,7 @@ class TestTheBootstrapKey:
         )  # fmt: skip
         assert (done.stdout.strip(), done.stderr, done.exit_status) == (b"3000000", b"bad\n", 7)
 
+    @fault(89)
     async def test_accepts_an_unknown_host_once_and_then_only_the_same_one(
         self, fresh: tuple[SshServer, str]
     ) -> None:

@@ -84,8 +84,8 @@ def certificate_end(line: str) -> float:
         rest = base64.b64decode(blob, validate=True)
         rest = after_strings(rest, 3)[12:]  # type, nonce, key; then the serial and the kind
         _, end = struct.unpack_from(">QQ", after_strings(rest, 2))  # key id, principals
-    except struct.error:
-        kind = ""
+    except (struct.error, ValueError):
+        kind, end = "", 0
     if kind != _ED25519:
         raise ValueError("this is no ed25519 certificate")
     return float(end)

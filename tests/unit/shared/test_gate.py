@@ -4,13 +4,19 @@ import ast
 import json
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from shared import gate
-from shared.gate.program import layout, sessions
+from services.recovery.adapters.authority import Authority
+from shared import clock, gate, ssh
+from shared.certificates import CertificateRole
+from shared.gate.program import layout, leases, sessions
+from shared.gate.program.refusals import Refusal
+from shared.machines import WorkspaceName
+from tests.support.faults import fault
 
 
 def test_the_same_modules_are_packed_into_the_same_bytes() -> None:
@@ -56,3 +62,67 @@ def test_it_needs_nothing_but_itself_and_the_standard_library(module: Path) -> N
             assert (gate.PROGRAM / f"{node.module}.py").exists()
         elif isinstance(node, ast.ImportFrom):
             assert str(node.module).split(".")[0] in sys.stdlib_module_names
+
+
+def test_every_role_opens_its_own_verbs_and_only_the_heartbeat_is_for_all() -> None:
+    opened = {
+        key: sorted(verb for verb in verbs if verb != gate.Verb.LOOK)
+        for key, verbs in sessions.VERBS.items()
+    }
+    assert opened == {
+        ("standby", "probe"): [],
+        ("standby", "write"): ["generations", "keypair", "pull", "push", "seal"],
+        ("standby", "promote"): ["freeze", "promote", "thaw"],
+        ("gpu", "probe"): [],
+        ("gpu", "read"): [],
+        ("gpu", "write"): ["manifest", "place", "restore-begin"],
+    }
+
+
+class TestALease:
+    def test_ends_with_the_earliest_end_that_it_was_given(self) -> None:
+        lease = leases.Lease()
+        lease.ends_at(time.time() + 60)
+        lease.ends_at(time.time() + 30)
+        lease.ends_at(time.time() + 90)
+        assert 29 < lease.left() <= 30
+        lease.demand()
+
+    @fault(83)
+    @pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+    def test_is_not_made_longer_by_a_clock_that_is_set(
+        self, monkeypatch: pytest.MonkeyPatch, jump: float
+    ) -> None:
+        lease = leases.Lease()
+        lease.ends_at(time.time() + 60)
+        true_time = time.time
+        monkeypatch.setattr(time, "time", lambda: true_time() + jump)
+        assert lease.left() <= 60
+
+    def test_that_is_over_is_told_with_what_to_do(self) -> None:
+        lease = leases.Lease()
+        lease.ends_at(time.time() - 1)
+        with pytest.raises(Refusal) as refusal:
+            lease.demand()
+        assert refusal.value.code == "certificate-over"
+        assert refusal.value.hint
+
+    def test_knows_the_end_of_a_certificate_as_sshd_shows_it(self, tmp_path: Path) -> None:
+        authority = Authority(
+            tmp_path / "keys", epoch_of=lambda _: 0, now=clock.now, new_id=clock.new_id
+        )
+        identity = authority.identity(WorkspaceName("train"), 0, CertificateRole.PROBE)
+        _, end = ssh.certificate_validity(identity.certificate)
+        assert leases.certificate_end(identity.certificate) == end
+        shown = tmp_path / "shown"
+        shown.write_text(f"publickey {identity.certificate}\n")
+        assert leases.shown_end(str(shown)) == end
+        shown.write_text("publickey ssh-ed25519 AAAA\n")
+        assert leases.shown_end(str(shown)) is None
+
+    @pytest.mark.parametrize(
+        "line", ["", "ssh-ed25519 AAAA", "ssh-ed25519-cert-v01@openssh.com", f"{'x' * 50} ===="]
+    )
+    def test_is_not_taken_from_what_is_no_certificate(self, line: str) -> None:
+        with pytest.raises(ValueError, match="no ed25519 certificate"):
+            leases.certificate_end(line)
