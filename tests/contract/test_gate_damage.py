@@ -1,6 +1,7 @@
 """A standby's disk that forgets: found by reading, made good if it can be, never promoted."""
 
 import os
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -182,3 +183,39 @@ async def read_on(hosts: Lab, standby: LabHost, done: Callable[[], bool]) -> Non
     with pytest.raises(GateError, match="nothing to seal"):
         await hosts.seal(standby, 0)
     await until(done)
+
+
+@fault(74)
+async def test_a_full_disk_costs_no_generation_and_is_got_over_when_there_is_less_to_copy(
+    hosts: Lab,
+) -> None:
+    def furnish(root: Path) -> None:
+        store = root / "var/lib/dumont"
+        store.mkdir()
+        run("mount", "-t", "tmpfs", "-o", "size=16m,mode=711", "tmpfs", str(store))
+
+    standby = await hosts.host(Role.STANDBY, name="standby", furnish=furnish)
+    try:
+        gpu = await hosts.host(Role.GPU, name="gpu", adopted=True)
+        gpu.workspace.mkdir(exist_ok=True)
+        (gpu.workspace / "small").write_bytes(os.urandom(1 << 20))
+        await hosts.pull(standby, gpu, 0)
+        before = tree_of(standby.sealed())
+        (gpu.workspace / "big").write_bytes(os.urandom(30 << 20))
+        for _ in range(2):
+            with pytest.raises(GateError) as refusal:
+                await hosts.pull(standby, gpu, 0)
+            assert (refusal.value.code, bool(refusal.value.hint)) == ("disk-full", True)
+        assert standby.generations == [FIRST]
+        assert tree_of(standby.sealed()) == before
+        (gpu.workspace / "big").write_bytes(os.urandom(1 << 20))
+        await hosts.pull(standby, gpu, 0)
+        promoted = await hosts.promote(standby, 1, serve=True)
+        assert promoted["generation"] == SECOND
+        assert tree_of(standby.workspace) == tree_of(gpu.workspace)
+    finally:
+        run("umount", "-l", str(standby.store))
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True)

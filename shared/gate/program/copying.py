@@ -24,7 +24,7 @@ from .programs import run_job
 from .ready import prepare_ready
 from .refusals import Refusal
 from .rsync import RSYNC_COMMON, Progress, sort_failure, statistic
-from .sealing import seal, tidy
+from .sealing import drop_attempts, seal, tidy
 from .soundness import newest_sound
 
 
@@ -125,7 +125,10 @@ def transfer(session: Session, source: Source, bases: list[str], deadline: float
     argv += [*source.arguments, f"{staging}/tree/"]
     finished = run_job(argv, epoch=session.epoch, deadline=deadline, on_output=Progress(None))
     if finished.code not in (0, 24):
-        raise sort_failure("source", finished)
+        failure = sort_failure("source", finished)
+        if failure.code == "disk-full":
+            drop_attempts()  # what they hold may be all that the next, smaller one lacks
+        raise failure
     if crossed := crossings(f"{staging}/tree", bases):
         for path in crossed:
             shutil.rmtree(f"{staging}/tree/{path}", ignore_errors=True)

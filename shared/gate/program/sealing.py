@@ -47,10 +47,16 @@ def seal(
     return generation, sealed
 
 
-def tidy(epoch: int) -> None:
-    """Delete what no later attempt can use."""
+def drop_attempts() -> None:
+    """Give back the room of copies that did not become a generation."""
     for name in os.listdir(STAGING):
         discard(f"{STAGING}/{name}")
+    empty_trash()
+
+
+def tidy(epoch: int) -> None:
+    """Delete what no later attempt can use."""
+    drop_attempts()
     if any(generation.epoch == epoch for generation in generations()):
         shutil.rmtree(RETIRED, ignore_errors=True)
     prune_generations()
