@@ -4,6 +4,11 @@ What cannot be read, or was said by somebody who may not say it, is kept aside w
 never holds up the rest.
 """
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import TypeVar
+
 import structlog
 
 from services.recovery.service import ForeignFactError, Recovery
@@ -12,28 +17,54 @@ from shared.bus.port import Bus, BusError, Delivery
 from shared.envelope import Envelope
 
 DURABLE = "recovery"
-UNDECIDABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
-"""What a decision raises on values that nobody thought of. Decisions come before the append: what
-raised one changed nothing, and would raise it again each time it is delivered."""
 REASON_LENGTH_MAX = 500
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 
 async def listen_forever(bus: Bus, recovery: Recovery) -> None:
-    """Until cancelled. A fact is acknowledged only once it is in the log."""
-    async for deliveries in bus.consume(stream=subjects.STREAM_INBOX, durable=DURABLE):
-        for delivery in deliveries:
+    """Until cancelled. A fact is acknowledged only once it is in the log.
+
+    What is delivered together is recorded together, and what comes next is fetched meanwhile.
+    """
+    deliveries = bus.consume(stream=subjects.STREAM_INBOX, durable=DURABLE)
+    async with aclosing(_fetched_ahead(deliveries)) as batches:
+        async for batch in batches:
+            await _bring_in(bus, recovery, batch)
+
+
+async def _bring_in(bus: Bus, recovery: Recovery, deliveries: Sequence[Delivery]) -> None:
+    facts: list[tuple[Delivery, Envelope]] = []
+    for delivery in deliveries:
+        try:
+            facts.append((delivery, _read(delivery)))
+        except (codec.UndecodableError, ForeignFactError) as error:
+            await _set_aside(bus, delivery, error)
+    refused = await recovery.listen_all([envelope for _, envelope in facts])
+    for delivery, envelope in facts:
+        if reason := refused.get(envelope.id):
+            await _set_aside(bus, delivery, reason)
+        else:
+            failpoints.reach("inbox.recorded", envelope.event.type)
+            await delivery.ack()
+
+
+async def _fetched_ahead(batches: AsyncIterator[T]) -> AsyncGenerator[T, None]:
+    """The same, with the next one on its way while this one is worked on."""
+    coming = asyncio.ensure_future(anext(batches))
+    try:
+        while True:
             try:
-                await recovery.listen(envelope := _read(delivery))
-            except (codec.UndecodableError, ForeignFactError) as error:
-                await _set_aside(bus, delivery, str(error))
-            except UNDECIDABLE as error:
-                reason = f"nothing can be decided on it: {type(error).__name__}: {error}"
-                await _set_aside(bus, delivery, reason)
-            else:
-                failpoints.reach("inbox.recorded", envelope.event.type)
-                await delivery.ack()
+                batch = await coming
+            except StopAsyncIteration:
+                return
+            coming = asyncio.ensure_future(anext(batches))
+            yield batch
+    finally:
+        coming.cancel()
+        await asyncio.wait([coming])
 
 
 def _read(delivery: Delivery) -> Envelope:
@@ -45,18 +76,25 @@ def _read(delivery: Delivery) -> Envelope:
     return envelope
 
 
+def _in_words(error: Exception) -> str:
+    if isinstance(error, (codec.UndecodableError, ForeignFactError)):
+        return str(error)
+    return f"nothing can be decided on it: {type(error).__name__}: {error}"
+
+
 def _one_line(reason: str) -> str:
     """Fit for a header: it may quote what somebody sent."""
     return "".join(c if c.isprintable() else " " for c in reason)[:REASON_LENGTH_MAX]
 
 
-async def _set_aside(bus: Bus, delivery: Delivery, reason: str) -> None:
-    log.warning("set aside", subject=delivery.subject, reason=_one_line(reason))
+async def _set_aside(bus: Bus, delivery: Delivery, error: Exception) -> None:
+    reason = _one_line(_in_words(error))
+    log.warning("set aside", subject=delivery.subject, reason=reason)
     try:
         await bus.publish_raw(
             subjects.deadletter("recovery"),
             delivery.body,
-            {"Dumont-Reason": _one_line(reason), "Dumont-Subject": delivery.subject},
+            {"Dumont-Reason": reason, "Dumont-Subject": delivery.subject},
         )
     except BusError:
         await delivery.nak(1.0)

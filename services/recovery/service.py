@@ -7,7 +7,7 @@ written counts.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from services.recovery.domain.state import Phase, State
 from shared import failpoints
 from shared.clock import NewId, Now
 from shared.envelope import Envelope
-from shared.eventlog.port import LogUnknownError, LogWriter, WrongVersionError
+from shared.eventlog.port import Batch, LogUnknownError, LogWriter, WrongVersionError
 from shared.events import SPEAKER, Event
 from shared.events.recovery import ProvisionRequested
 from shared.events.requests import RequestReceived
@@ -32,6 +32,9 @@ from shared.patience import EVENT_LOG, Waits
 APPEND_TRIES_MAX = 20
 PAGE = 1000
 SOURCE = "recovery"
+UNDECIDABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a decision raises on values that nobody thought of. Decisions come before the append: what
+raised one changed nothing, and would raise it again each time it is delivered."""
 QUIET = {Phase.UNREGISTERED, Phase.SYNCING, Phase.REMOVED}
 
 log = structlog.get_logger()
@@ -49,6 +52,10 @@ class Folded:
     version: int = 0
     position: int = 0
     incident: UUID | None = None
+
+
+Admit = Callable[[Envelope, Folded], bool]
+"""Whether a fact is wanted where its workspace stands now. Raises ForeignFactError."""
 
 
 class Recovery:
@@ -126,14 +133,34 @@ class Recovery:
     async def listen(self, received: Envelope) -> None:
         """Record a fact from another service and what follows. Safe to call twice.
 
-        Raises ForeignFactError.
+        Raises ForeignFactError, and whatever a decision stumbles over.
         """
-        if SPEAKER.get(received.event.type) != received.source:
-            raise ForeignFactError(f"{received.source} may not say {received.event.type}")
-        known = received.event.workspace in self._folded
-        if not known and not isinstance(received.event, RequestReceived):
-            raise ForeignFactError(f"no workspace {received.event.workspace!r} is registered")
-        await self._record(received, still_wanted=lambda state: True)
+        for reason in (await self.listen_all([received])).values():
+            raise reason
+
+    async def listen_all(self, received: Sequence[Envelope]) -> dict[UUID, Exception]:
+        """Record facts from other services, in order, and what follows, in one append.
+
+        Afterwards all are in the log but those returned, by id, with what speaks against them:
+        they hold up nothing else. Safe to call twice.
+        """
+        try:
+            return await self._record(received, admit=self._admit)
+        except UNDECIDABLE as error:
+            if len(received) == 1:
+                return {received[0].id: error}
+        # One of them cannot be kept: the others can.
+        refused: dict[UUID, Exception] = {}
+        for fact in received:
+            refused |= await self.listen_all([fact])
+        return refused
+
+    def _admit(self, fact: Envelope, folded: Folded) -> bool:
+        if SPEAKER.get(fact.event.type) != fact.source:
+            raise ForeignFactError(f"{fact.source} may not say {fact.event.type}")
+        if not folded.version and not isinstance(fact.event, RequestReceived):
+            raise ForeignFactError(f"no workspace {fact.event.workspace!r} is registered")
+        return True
 
     async def conclude(self, effect: Effect, outcomes: Sequence[Event]) -> None:
         """Record the outcome of an effect, unless the state no longer owes that effect."""
@@ -159,67 +186,86 @@ class Recovery:
 
     async def _say(self, event: Event, *, still_wanted: Callable[[State], bool]) -> None:
         envelope = Envelope(id=self._new_id(), source=SOURCE, time=self._now(), event=event)
-        await self._record(envelope, still_wanted=still_wanted)
+        refused = await self._record([envelope], admit=lambda _, now: still_wanted(now.state))
+        for reason in refused.values():
+            raise reason
 
-    async def _record(self, fact: Envelope, *, still_wanted: Callable[[State], bool]) -> None:
+    async def _record(self, facts: Sequence[Envelope], *, admit: Admit) -> dict[UUID, Exception]:
         async with self._one_writer:
             try:
-                await self._appended(fact, still_wanted)
+                return await self._appended(facts, admit)
             finally:
                 self._patience.over()
 
-    async def _appended(self, fact: Envelope, still_wanted: Callable[[State], bool]) -> None:
-        workspace = fact.event.workspace
+    async def _appended(self, facts: Sequence[Envelope], admit: Admit) -> dict[UUID, Exception]:
+        workspaces = {fact.event.workspace: None for fact in facts}  # a set that keeps its order
         conflicts = 0
         while conflicts < APPEND_TRIES_MAX:
             try:
-                if await self._log.known({fact.id}):
-                    return await self._catch_up(workspace)
-                folded = self._get(workspace)
-                if not still_wanted(folded.state):
-                    return None
-                written = self._with_what_follows(folded, fact)
-                _pass("append.before", written)
-                recorded = await self._log.append(
-                    written,
-                    term=self._term(),
-                    expected_version=folded.version,
-                )
+                known = await self._log.known({fact.id for fact in facts})
+                for fact in facts:
+                    if fact.id in known:
+                        await self._catch_up(fact.event.workspace)
+                new = [fact for fact in facts if fact.id not in known]
+                batches, refused = self._decided(new, admit)
+                recorded = await self._append(batches)
             except WrongVersionError as error:
-                log.warning("somebody else wrote", workspace=workspace, reason=str(error))
+                log.warning("somebody else wrote", reason=str(error))
                 conflicts += 1
-                await self._until_caught_up(workspace)
+                await self._until_caught_up(workspaces)
                 continue
             except LogUnknownError as error:
                 # Our own append may have happened: the log knows, once it answers. One that can
                 # be read but not written to (read-only, its disk full) is waited for as well.
                 await self._patience.wait(str(error))
-                await self._until_caught_up(workspace)
+                await self._until_caught_up(workspaces)
                 continue
-            _pass("append.after", recorded)
             for envelope in recorded:
                 self._take(envelope)
                 if isinstance(envelope.event, ProvisionRequested):
                     self._intended.add(envelope.event.label)
             self._tell()
-            return None
-        raise WrongVersionError(f"workspace {workspace}: gave up after {APPEND_TRIES_MAX} tries")
+            return refused
+        named = ", ".join(workspaces)
+        raise WrongVersionError(f"workspace {named}: gave up after {APPEND_TRIES_MAX} tries")
 
-    def _with_what_follows(self, folded: Folded, fact: Envelope) -> list[Envelope]:
-        """The fact, what is decided on it, what is decided on that, and so on."""
+    def _decided(
+        self, facts: Sequence[Envelope], admit: Admit
+    ) -> tuple[list[Batch], dict[UUID, Exception]]:
+        """What is to be written of these facts, each decided on the state that the last one leaves.
+
+        With it the facts that must not or cannot be recorded, by id, and why.
+        """
+        draft = dict(self._folded)
+        batches: list[Batch] = []
+        refused: dict[UUID, Exception] = {}
+        for fact in {fact.id: fact for fact in facts}.values():
+            folded = draft.get(fact.event.workspace) or _unheard_of(fact.event.workspace)
+            try:
+                if not admit(fact, folded):
+                    continue
+                written, after = self._with_what_follows(folded, fact, _free(self._ports, draft))
+            except UNDECIDABLE as error:
+                refused[fact.id] = error
+                continue
+            batches.append(Batch(envelopes=written, expected_version=folded.version))
+            draft[fact.event.workspace] = after
+        return batches, refused
+
+    def _with_what_follows(
+        self, folded: Folded, fact: Envelope, free_port: int | None
+    ) -> tuple[list[Envelope], Folded]:
+        """The fact, what is decided on it, what on that, and so on; and what it all leads to."""
         correlation = incident.opened(folded.incident, fact)
         first = replace(fact, correlation=fact.correlation or correlation)
-        context = Context(
-            now=self._now(), installation=self._installation, free_port=self._free_port()
-        )
-        state = folded.state
+        context = Context(now=self._now(), installation=self._installation, free_port=free_port)
         written: list[Envelope] = []
         queue = deque([first])
         while queue:
             envelope = queue.popleft()
             written.append(envelope)
-            state = evolve(state, envelope.event)
-            for event in decider.decide(state, envelope.event, context):
+            folded = _then(folded, envelope)
+            for event in decider.decide(folded.state, envelope.event, context):
                 queue.append(
                     Envelope(
                         id=self._new_id(),
@@ -230,18 +276,34 @@ class Recovery:
                         causation=envelope.id,
                     )
                 )
-        return written
+        return written, folded
 
-    async def _until_caught_up(self, workspace: WorkspaceName) -> None:
+    async def _append(self, batches: Sequence[Batch]) -> list[Envelope]:
+        if not batches:
+            return []
+        _pass("append.before", [envelope for batch in batches for envelope in batch.envelopes])
+        if len(batches) == 1:
+            recorded = await self._log.append(
+                batches[0].envelopes,
+                term=self._term(),
+                expected_version=batches[0].expected_version,
+            )
+        else:
+            recorded = await self._log.append_all(batches, term=self._term())
+        _pass("append.after", recorded)
+        return recorded
+
+    async def _until_caught_up(self, workspaces: Iterable[WorkspaceName]) -> None:
         """As long as the lease is ours. Raises LeaseLostError."""
-        while True:
-            self._term()
-            try:
-                await self._catch_up(workspace)
-            except LogUnknownError as error:
-                await self._patience.wait(str(error))
-            else:
-                return
+        for workspace in workspaces:
+            while True:
+                self._term()
+                try:
+                    await self._catch_up(workspace)
+                except LogUnknownError as error:
+                    await self._patience.wait(str(error))
+                else:
+                    break
 
     async def _catch_up(self, workspace: WorkspaceName) -> None:
         while page := await self._log.read_workspace(
@@ -254,31 +316,40 @@ class Recovery:
     def _take(self, envelope: Envelope) -> None:
         workspace = envelope.event.workspace
         folded = self._get(workspace)
-        position = envelope.position or 0
-        if position <= folded.position:
-            return
-        state = evolve(folded.state, envelope.event)
-        self._folded[workspace] = Folded(
-            state=state,
-            version=folded.version + 1,
-            position=position,
-            incident=incident.after(folded.incident, envelope, under_way=state.phase not in QUIET),
-        )
+        if (envelope.position or 0) > folded.position:
+            self._folded[workspace] = _then(folded, envelope)
 
     def _get(self, workspace: WorkspaceName) -> Folded:
-        return self._folded.get(workspace) or Folded(State(workspace=workspace))
-
-    def _free_port(self) -> int | None:
-        held = {
-            folded.state.endpoint_port
-            for folded in self._folded.values()
-            if folded.state.phase is not Phase.REMOVED
-        }
-        return next((port for port in self._ports if port not in held), None)
+        return self._folded.get(workspace) or _unheard_of(workspace)
 
     def _tell(self) -> None:
         for event in self._changed:
             event.set()
+
+
+def _unheard_of(workspace: WorkspaceName) -> Folded:
+    return Folded(State(workspace=workspace))
+
+
+def _then(folded: Folded, envelope: Envelope) -> Folded:
+    """One event later. An event that is not recorded yet has no position of its own."""
+    state = evolve(folded.state, envelope.event)
+    return Folded(
+        state=state,
+        version=folded.version + 1,
+        position=envelope.position or folded.position,
+        incident=incident.after(folded.incident, envelope, under_way=state.phase not in QUIET),
+    )
+
+
+def _free(ports: Sequence[int], folded: Mapping[WorkspaceName, Folded]) -> int | None:
+    """The first port that no workspace holds."""
+    held = {
+        each.state.endpoint_port
+        for each in folded.values()
+        if each.state.phase is not Phase.REMOVED
+    }
+    return next((port for port in ports if port not in held), None)
 
 
 def _pass(place: str, envelopes: Sequence[Envelope]) -> None:
