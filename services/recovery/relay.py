@@ -85,11 +85,12 @@ class Relay:
         if not envelopes:
             return False
         await self._log.advance(published, term=term)  # refused when another has taken over
+        await self._bus.publish_all(
+            [(event(each.event.workspace, each.event.type), each) for each in envelopes]
+        )
         for envelope in envelopes:
-            subject = event(envelope.event.workspace, envelope.event.type)
-            await self._bus.publish(subject, envelope)
             failpoints.reach("relay.published", envelope.event.type)
-            self._published = envelope.position
+        self._published = envelopes[-1].position
         await self._log.advance(envelopes[-1].position or 0, term=term)
         return True
 

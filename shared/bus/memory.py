@@ -1,7 +1,7 @@
 """The bus inside one process, for unit tests: same promises, no server, nothing kept."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -90,6 +90,10 @@ class MemoryBus:
         stream.queued.append(_Queued(subject, body))
         await self._say(subject, body)
         self.wake()
+
+    async def publish_all(self, messages: Sequence[tuple[str, Envelope]]) -> None:
+        for subject, envelope in messages:
+            await self.publish(subject, envelope)
 
     async def publish_raw(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None = None

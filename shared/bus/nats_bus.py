@@ -8,7 +8,7 @@ our own, with several answers each, and every loop below asks again from what it
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -30,6 +30,7 @@ from shared import codec
 from shared.bus.permissions import inbox_prefix as own_inbox
 from shared.bus.port import BusError, Delivery, StreamState
 from shared.bus.streams import CONSUMER, DURABLE_RECOVERY, KV_STREAM, KV_SUBJECT, STREAMS
+from shared.clock import new_id
 from shared.envelope import Envelope
 from shared.patience import BUS, Waits
 from shared.subjects import STATE_CHANGED, STREAM_INBOX, deadletter
@@ -191,6 +192,37 @@ class NatsBus:
         await self._store(
             subject, codec.encode(envelope), headers={"Nats-Msg-Id": str(envelope.id)}
         )
+
+    async def publish_all(self, messages: Sequence[tuple[str, Envelope]]) -> None:
+        if len(messages) > 1:
+            try:
+                return await self._store_together(messages)
+            except (ApiError, ValueError) as error:
+                # Nothing of it was stored. Mostly: the stream has some of these already.
+                log.info("published one by one", messages=len(messages), reason=str(error))
+        for subject, envelope in messages:
+            await self.publish(subject, envelope)
+        return None
+
+    async def _store_together(self, messages: Sequence[tuple[str, Envelope]]) -> None:
+        """One atomic batch of JetStream: the server writes to its disk once, at the end.
+
+        Raises ApiError when the server wants none of it: for one message that it knows already
+        it refuses all.
+        """
+        batch = new_id().hex
+        last = len(messages)
+        for number, (subject, envelope) in enumerate(messages, start=1):
+            body = codec.encode(envelope)
+            headers = {
+                "Nats-Msg-Id": str(envelope.id),
+                "Nats-Batch-Id": batch,
+                "Nats-Batch-Sequence": str(number),
+            }
+            if number < last:
+                await self.publish_raw(subject, body, headers)
+            else:
+                await self._store(subject, body, headers | {"Nats-Batch-Commit": "1"})
 
     async def publish_raw(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None = None

@@ -1,6 +1,6 @@
 """What the product asks of its bus. Errors of the library behind it never leave it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -130,6 +130,14 @@ class Bus(Protocol):
 
 class Backbone(Bus, Protocol):
     """The bus as the relay and the set-up see it."""
+
+    async def publish_all(self, messages: Sequence[tuple[str, Envelope]]) -> None:
+        """Put events in the stream of their subjects, in order; returns when all are on disk.
+
+        It is ``publish`` of each (a repeat is dropped by its id) in one go. After an error the
+        stream holds the first of them, or none, or all. Raises BusError, ValueError.
+        """
+        ...
 
     async def ensure_streams(self) -> bool:
         """Make what is missing of streams, durable and bucket; True when anything was made.

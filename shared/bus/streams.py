@@ -37,6 +37,7 @@ STREAMS: tuple[dict[str, object], ...] = (
         "max_bytes": 1024 * MIB,
         "max_msg_size": MESSAGE_BYTES_MAX,
         "duplicate_window": 600 * SECOND,
+        "allow_atomic": True,
         "allow_direct": True,
         "deny_delete": True,
         "deny_purge": True,

@@ -255,6 +255,44 @@ async def test_the_relay_can_see_how_far_the_stream_is(connect: As) -> None:
         assert (after.last_sequence, after.last_position) == (1, 41)
 
 
+async def test_events_published_together_are_all_there_in_order(connect: As) -> None:
+    async with connect("recovery") as recovery, connect("api") as api:
+        await recovery.publish_all([(EVENTS, logged(n)) for n in range(1, 301)])
+        tail = api.tail(
+            stream=subjects.STREAM_EVENTS, subject=subjects.ALL_EVENTS, after_position=0
+        )
+        assert await positions(tail, 300) == list(range(1, 301))
+        following = asyncio.create_task(positions(tail, 3))
+        await asyncio.sleep(0.05)
+        await recovery.publish_all([(EVENTS, logged(n)) for n in range(301, 304)])
+        assert await following == [301, 302, 303]
+
+
+async def test_events_of_which_the_stream_has_some_are_there_once(connect: As) -> None:
+    async with connect("recovery") as recovery, connect("api") as api:
+        await recovery.publish(EVENTS, logged(1))
+        await recovery.publish_all([(EVENTS, logged(n)) for n in range(1, 6)])
+        await recovery.publish_all([(EVENTS, logged(n)) for n in range(1, 6)])
+        await recovery.publish_all([(EVENTS, logged(6))])
+        await recovery.publish_all([])
+        tail = api.tail(
+            stream=subjects.STREAM_EVENTS, subject=subjects.ALL_EVENTS, after_position=0
+        )
+        assert await positions(tail, 6) == [1, 2, 3, 4, 5, 6]
+        state = await recovery.stream_state(subjects.STREAM_EVENTS)
+        assert state is not None
+        assert (state.last_sequence, state.last_position) == (6, 6)
+
+
+async def test_events_for_a_stream_that_is_not_there_are_not_taken_for_published(
+    connect: As,
+) -> None:
+    async with connect("recovery") as recovery:
+        nowhere = "dumont.telemetry.recovery.x"
+        with pytest.raises(BusError):
+            await recovery.publish_all([(nowhere, logged(1)), (nowhere, logged(2))])
+
+
 # --- requests, telemetry, the bucket ---------------------------------------------------------
 
 

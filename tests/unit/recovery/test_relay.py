@@ -1,6 +1,7 @@
 """The relay says the log on the bus: all of it, in order, and only while its lease lives."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from services.recovery.relay import BATCH, Relay
+from shared import failpoints
 from shared.bus.memory import MemoryBus
 from shared.bus.port import BusError
 from shared.envelope import Envelope
@@ -172,3 +174,61 @@ async def test_another_term_goes_on_where_the_last_one_ended(world: World) -> No
     await world.say(1)
     assert await world.relay().step()
     assert world.heard() == [1, 2, 3]
+
+
+@dataclass
+class BreakingBus(MemoryBus):
+    """It takes ``room`` events and then is gone, in the middle of what it was given."""
+
+    room: int = 0
+
+    async def publish(self, subject: str, envelope: Envelope) -> None:
+        if not self.room:
+            raise BusError("gone")
+        self.room -= 1
+        await MemoryBus.publish(self, subject, envelope)
+
+
+@pytest.mark.parametrize("room", range(8))
+async def test_a_bus_that_breaks_in_the_middle_of_a_batch_gets_the_rest_once(
+    world: World, room: int
+) -> None:
+    bus = BreakingBus(room=room)
+    await world.say(7)
+    relay = world.relay(bus)
+    with contextlib.suppress(BusError):
+        await relay.step()
+    assert await world.log.cursor() == (7 if room == 7 else 0), "what is not published is not left"
+    bus.room = 100
+    async with world.running(bus):
+        await world.until_heard(7, bus)
+    assert world.heard(bus) == list(range(1, 8))
+
+
+class Killed(BaseException):
+    """What kill -9 looks like from inside."""
+
+
+@pytest.mark.parametrize("passed", [1, 4, 7])
+async def test_a_relay_killed_after_it_published_says_nothing_twice(
+    world: World, passed: int
+) -> None:
+    await world.say(7)
+    seen: list[str] = []
+
+    def kill(place: str) -> None:
+        seen.append(place)
+        if len(seen) == passed:
+            raise Killed
+
+    failpoints.arm(kill)
+    try:
+        with pytest.raises(Killed):
+            await world.relay().step()
+    finally:
+        failpoints.arm(None)
+    assert await world.log.cursor() == 0
+    async with world.running():
+        await world.say(1)
+        await world.until_heard(8)
+    assert world.heard() == list(range(1, 9))
