@@ -57,6 +57,10 @@ $(BENCH_STAMP): $(STAMP) requirements-bench.txt
 unit: setup ## the tests without servers
 	$(PYTEST) tests/unit
 
+.PHONY: mutants
+mutants: setup ## plant known bugs in copies of the tree: each must be caught
+	$(BIN)/python -m tests.mutants
+
 .PHONY: check
 check: setup ## format, lint, types, import rules, generated files
 	$(BIN)/ruff format --check .

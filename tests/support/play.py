@@ -457,6 +457,8 @@ class Play:
         """What the sweeper finds in the providers' accounts."""
         for vm in list(self.machines.values()):
             if (event := zombie(self.state, vm.rental, self.story.now)) is not None:
+                again = vm.rental.provider_id in self.run_again
+                assert again, f"{vm.rental.label} was forgotten: only the sweeper knows it"
                 self.story.tell(event)
 
     # --- all goes well from here on
@@ -476,7 +478,9 @@ class Play:
         """
         before = self.state
         for effect in self.owed():
-            if effect in pending(self.state) and type(effect) is not hangs:
+            if hangs is type(effect) is effects.RentGpu:
+                self.rent_without_an_answer(effect)
+            elif effect in pending(self.state) and type(effect) is not hangs:
                 self.carry_out(effect)
         self.health()
         self.sync()

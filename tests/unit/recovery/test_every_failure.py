@@ -400,7 +400,7 @@ def envelopes(told: Sequence[Event]) -> list[Envelope]:
     """The events as the log holds them."""
     return [
         Envelope(
-            id=UUID(int=number),
+            id=UUID(int=(1 << 64) + number),
             source=SPEAKER[event.type],
             time=START,
             event=event,

@@ -385,6 +385,15 @@ def test_a_standby_that_shows_up_after_the_removal_is_swept() -> None:
     assert zombie(story.state, rental("gce", STANDBY.id, "zone/standby-1"), story.now) is not None
 
 
+def test_a_standby_that_is_being_made_anew_ends_with_its_workspace_wherever_it_is() -> None:
+    story = Story()
+    story.syncing()
+    lose_the_standby(story)
+    story.ask("remove")
+    moved = rental("gce", STANDBY.id, "zone-b/standby-1")
+    assert zombie(story.state, moved, story.now) is None, "its end is owed already, by its label"
+
+
 # --- requests
 
 
