@@ -137,13 +137,13 @@ async def test_a_lost_bus_is_waited_for_and_nothing_is_left_out(world: World) ->
         await world.say(2)
         await world.until_heard(2)
         world.bus.connected = False
-        await world.say(2)
+        await world.say(BATCH + 1)  # what was not taken, and more to say after it
         with pytest.raises(BusError):
             await world.bus.entries()
         await asyncio.sleep(0.05)
         world.bus.connected = True
-        await world.until_heard(4)
-    assert world.heard() == [1, 2, 3, 4]
+        await world.until_heard(BATCH + 3)
+    assert world.heard() == list(range(1, BATCH + 4))
 
 
 async def test_a_silent_log_is_waited_for(world: World) -> None:
