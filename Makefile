@@ -61,6 +61,10 @@ unit: setup ## the tests without servers
 mutants: setup ## plant known bugs in copies of the tree: each must be caught
 	$(BIN)/python -m tests.mutants
 
+.PHONY: sim
+sim: setup ## play SEEDS seeds of the simulation lab (default 500), fresh ones unless SEED says
+	$(BIN)/python -m lab sim --seeds $(or $(SEEDS),500) $(if $(SEED),--seed $(SEED))
+
 .PHONY: check
 check: setup ## format, lint, types, import rules, generated files
 	$(BIN)/ruff format --check .

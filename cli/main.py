@@ -30,6 +30,12 @@ ROOT = {
         _STACK,
         passes_arguments=True,
     ),
+    "sim": Verb(
+        "cli.commands.sim:sim",
+        "Play seeds of the simulation lab, or one again.",
+        _STACK,
+        passes_arguments=True,
+    ),
     "status": Verb("cli.commands.reading:status", "Where every workspace stands.", _READ),
     "timeline": Verb("cli.commands.reading:timeline", "What happened, for people.", _READ),
     "events": Verb("cli.commands.reading:events", "The log itself, event by event.", _READ),

@@ -4,7 +4,7 @@ Under it is the log in memory, with its leases, versions and hash chain.
 """
 
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
@@ -14,7 +14,7 @@ from lab.wire import Wire, at_once
 from shared.envelope import Envelope
 from shared.eventlog.canonical import Record
 from shared.eventlog.memory import MemoryLog
-from shared.eventlog.port import LogUnknownError, stream_id
+from shared.eventlog.port import Batch, LogUnknownError, stream_id
 from shared.machines import WorkspaceName
 
 T = TypeVar("T")
@@ -37,13 +37,18 @@ class Truth(MemoryLog):
             self._expires_at = self.now()  # whoever asks gets it
         return await MemoryLog.acquire(self, holder, seconds)
 
-    async def append(
-        self, envelopes: Sequence[Envelope], *, term: int, expected_version: int
-    ) -> list[Envelope]:
+    async def append_all(self, batches: Sequence[Batch], *, term: int) -> list[Envelope]:
         if not self.version_checked:
-            stream = stream_id(envelopes[0].event.workspace)
-            expected_version = len(self._streams.get(stream, ()))
-        return await MemoryLog.append(self, envelopes, term=term, expected_version=expected_version)
+            ends = {stream: len(positions) for stream, positions in self._streams.items()}
+            batches = [self._moved(batch, ends) for batch in batches]
+        return await MemoryLog.append_all(self, batches, term=term)
+
+    def _moved(self, batch: Batch, ends: dict[str, int]) -> Batch:
+        """What was decided on an older state, put behind what came since."""
+        stream = stream_id(batch.envelopes[0].event.workspace)
+        version = ends.get(stream, 0)
+        ends[stream] = version + len(batch.envelopes)
+        return replace(batch, expected_version=version)
 
     def _live(self, term: int) -> bool:
         return not self.lease_checked or MemoryLog._live(self, term)
@@ -108,14 +113,16 @@ class Book:
     async def append(
         self, envelopes: Sequence[Envelope], *, term: int, expected_version: int
     ) -> list[Envelope]:
+        batch = Batch(envelopes=envelopes, expected_version=expected_version)
+        return await self.append_all([batch], term=term)
+
+    async def append_all(self, batches: Sequence[Batch], *, term: int) -> list[Envelope]:
         process = CURRENT.get()
         who = process.name if process else "nobody"
 
         def append() -> list[Envelope]:
             head = len(self.truth.rows)
-            recorded = at_once(
-                self.truth.append(envelopes, term=term, expected_version=expected_version)
-            )
+            recorded = at_once(self.truth.append_all(batches, term=term))
             if len(self.truth.rows) > head:
                 self._on_append(who, recorded)
             return recorded

@@ -19,7 +19,7 @@ SEEDS_FOR_COVERAGE = 100
 
 SOMETIMES = (
     *(f"fault: {kind}" for kind in KINDS),
-    *(f"gpu: {mode}" for mode in ("outbid", "gone", "silent", "offline")),
+    *(f"gpu: {mode}" for mode in ("outbid", "gone", "silent")),
     *(f"gpu: {mode} and returned" for mode in ("outbid", "silent", "offline")),
     "candidate: lost",
     "event: EffectFailing",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.cloud import power_off, power_on
 from lab.machines import Machine, Power
+from services.recovery.domain.state import Serving
 from shared.events.health import ThresholdReached
 from shared.machines import Role, WorkspaceName
 
@@ -154,6 +155,14 @@ def _heard(world: "World", _: Fault) -> None:
     world.oracle.deaf_changed_at = world.now
 
 
+def _nobody_told(world: "World", _: Fault) -> None:
+    world.messenger.answers = False
+
+
+def _told_again(world: "World", _: Fault) -> None:
+    world.messenger.answers = True
+
+
 def _endpoint_down(world: "World", _: Fault) -> None:
     world.endpoint.up = False
 
@@ -185,8 +194,10 @@ def _preempted(world: "World", fault: Fault) -> None:
 
 
 def _standby_gone(world: "World", fault: Fault) -> None:
+    """With its disk, while it is the copy and not the original."""
     machine = _standby(world, fault)
-    if machine is not None and machine.power is not Power.GONE:
+    state = world.oracle.book(WorkspaceName(fault.target)).state
+    if machine is not None and machine.billed and state.serving is Serving.GPU:
         power_off(machine)
         machine.power = Power.GONE
         world.oracle.disk_lost(WorkspaceName(fault.target))
@@ -244,14 +255,14 @@ def lose(world: "World", machine: Machine, loss: Loss) -> None:
             machine.silent = machine.said_offline = True
     machine.row = None
     if loss.returns:
-        world.later(loss.returns, lambda: come_back(world, machine))
+        world.later(loss.returns, lambda: come_back(world, machine, loss))
 
 
-def come_back(world: "World", machine: Machine) -> None:
+def come_back(world: "World", machine: Machine, loss: Loss) -> None:
     """An outbid machine is resumed by the market, a silent one was never dead."""
     if machine.power is Power.GONE:
         return
-    if machine.power is Power.STOPPED:
+    if machine.power is Power.STOPPED and loss.mode == "outbid":
         world.tell("market", f"{machine.label} is resumed by the market")
         power_on(machine, world.now, world.now + 30)
     else:
@@ -292,6 +303,7 @@ KINDS: dict[str, Kind] = {
     "bus.forged-alarm": Kind(2, (0, 0), _forged, targets=WORKSPACES),
     "network.deaf": Kind(2, (30, 900), _deaf, _heard),
     "endpoint.down": Kind(2, (5, 120), _endpoint_down, _endpoint_up),
+    "notices.lost": Kind(1, (60, 900), _nobody_told, _told_again),
     "transfers.break": Kind(2, (60, 900), *moody("grounds", "passes_fail", _share(0.7))),
     "transfers.slow": Kind(2, (60, 900), *moody("grounds", "slow", _share(5.0))),
     "standby.preempted": Kind(1, (0, 0), _preempted, targets=WORKSPACES),
@@ -354,10 +366,12 @@ def planned(chance: Random, hours: float, *, a_hour: float = 15.0) -> list[Fault
 def losses(chance: Random) -> Iterator[Loss]:
     """How a workspace loses one GPU after the other."""
     while True:
-        returns = chance.random() < 0.4
+        mode = chance.choice(LOSSES)
+        # A host that its provider has lost comes back one day: until then nobody sees its end.
+        returns = chance.random() < 0.4 or mode == "offline"
         yield Loss(
             gap=60 + chance.random() * 3000,
-            mode=chance.choice(LOSSES),
+            mode=mode,
             returns=60 + chance.random() ** 2 * 3600 if returns else 0.0,
         )
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from lab.machines import Content, Machine
 from services.api.service import NotTakenError
-from services.recovery.domain.state import Phase
+from services.recovery.domain.state import Notice, Phase
+from services.recovery.ports import NoticeError
 from shared.machines import Role, WorkspaceName
 
 if TYPE_CHECKING:
@@ -14,6 +15,21 @@ if TYPE_CHECKING:
 
 ACTOR = "ada"
 LOOKS_EVERY = 400.0
+
+
+class Messenger:
+    """Implements ``Notices`` of the recovery service's ports: how people hear of things."""
+
+    def __init__(self) -> None:
+        self.answers = True
+        self.told: list[tuple[WorkspaceName, Notice]] = []
+
+    async def send(self, workspace: WorkspaceName, notice: Notice) -> str:
+        await asyncio.sleep(0.5)
+        if not self.answers:
+            raise NoticeError("the webhook does not answer")
+        self.told.append((workspace, notice))
+        return "lab"
 
 
 class People:

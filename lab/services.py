@@ -25,13 +25,15 @@ from services.recovery.driver import Driver
 from services.recovery.inbox import listen_forever
 from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
-from services.recovery.ports import MachineProvider
+from services.recovery.ports import MachineProvider, Notices
 from services.recovery.relay import Relay
 from services.recovery.renewer import Renewer
 from services.recovery.service import Recovery
 from services.recovery.sweeper import Sweeper
+from services.recovery.witness import until_newest
 from services.sync.service import Sync
 from shared.assignments import System
+from shared.patience import Waits
 
 INSTALLATION = "lab"
 PORTS = tuple(range(20_000, 20_010))
@@ -64,7 +66,9 @@ class Surroundings:
     grounds: Grounds
     endpoint: LabEndpoint
     intervals: Intervals
+    notices: Notices
     new_id: Callable[[], UUID]
+    chance: Callable[[], float]
     sweeps: bool = True
 
 
@@ -76,8 +80,8 @@ async def recovery(
     at: Surroundings, bus: Connection, name: str, began: Callable[[Recovery], None]
 ) -> None:
     """One replica; ``began`` is called once it holds the lease and has read the log."""
-    every = at.intervals
-    lease = Lease(at.book, holder=name, seconds=every.lease, monotonic=steady)
+    every, waits = at.intervals, Waits(now=now, chance=at.chance)
+    lease = Lease(at.book, holder=name, seconds=every.lease, monotonic=steady, waits=waits)
     service = Recovery(
         at.book,
         term=lease.term,
@@ -85,13 +89,14 @@ async def recovery(
         new_id=at.new_id,
         installation=INSTALLATION,
         ports=PORTS,
+        waits=waits,
     )
     vast = VastProvider(at.market, grace=every.settle / 2, monotonic=steady)
     providers: dict[str, MachineProvider] = {
         "vast": vast,
         "gce": GceProvider(at.project, zones=("europe-west4-a",)),
     }
-    keeper = Keeper(service, at.endpoint, interval=every.keep, may_act=lease.term)
+    keeper = Keeper(service, at.endpoint, interval=every.keep, may_act=lease.term, waits=waits)
     hosts = LabHosts(at.grounds)
     tools = Tools(
         recovery=service,
@@ -99,6 +104,7 @@ async def recovery(
         market=VastMarket(at.market),
         hosts=hosts,
         keeper=keeper,
+        notices=at.notices,
         bootstrap_public_key="ssh-ed25519 AAAA",
         host_ca=lambda workspace: f"ssh-ed25519 CA-of-{workspace}",
         may_act=lease.term,
@@ -112,6 +118,7 @@ async def recovery(
         user_ca="ssh-ed25519 USERS",
         system=System(configured={"vast": True, "gce": True, "endpoint": True}),
         repeat=every.repeat,
+        waits=waits,
     )
     relay = Relay(
         at.book,
@@ -120,24 +127,26 @@ async def recovery(
         changed=service.changes(),
         on_renewed=assigner.put_again,
         poll=every.relay,
+        waits=waits,
     )
-    sweeper = Sweeper(service, providers, installation=INSTALLATION, interval=every.sweep)
+    sweeper = Sweeper(service, providers, installation=INSTALLATION, interval=every.sweep, now=now)
     await lease.acquire()
-    await service.load()
-    began(service)
-    loops = [
-        lease.keep(),
-        listen_forever(bus, service),
-        Driver(service, partial(carry_out, tools), interval=every.drive).run(),
-        keeper.run(),
-        Renewer(service, hosts, interval=every.renew, may_act=lease.term).run(),
-        assigner.run(),
-        assigner.run_on_changes(),
-        relay.run(),
-    ]
-    if at.sweeps:
-        loops.append(sweeper.run())
     async with asyncio.TaskGroup() as group:
+        group.create_task(lease.keep())
+        await until_newest(at.book, bus, waits)
+        await service.load()
+        began(service)
+        loops = [
+            listen_forever(bus, service),
+            Driver(service, partial(carry_out, tools), interval=every.drive).run(),
+            keeper.run(),
+            Renewer(service, hosts, interval=every.renew, may_act=lease.term).run(),
+            assigner.run(),
+            assigner.run_on_changes(),
+            relay.run(),
+        ]
+        if at.sweeps:
+            loops.append(sweeper.run())
         for loop in loops:
             group.create_task(loop)
 
@@ -155,6 +164,7 @@ async def health(at: Surroundings, bus: Connection) -> None:
         new_id=at.new_id,
         ready=lambda: None,
         monotonic=steady,
+        waits=Waits(now=now, chance=at.chance),
     ).run()
 
 
@@ -167,6 +177,7 @@ async def sync(at: Surroundings, bus: Connection) -> None:
         ready=lambda: None,
         assignment_lease=at.intervals.assignment_lease,
         steady=steady,
+        waits=Waits(now=now, chance=at.chance),
     ).run()
 
 

@@ -18,7 +18,7 @@ from lab.hosts import Grounds
 from lab.machines import Fleet, Machine
 from lab.network import Connection, Server
 from lab.oracle import Finding, Oracle
-from lab.people import People
+from lab.people import Messenger, People
 from lab.processes import Graveyard, Supervised
 from lab.services import PORTS, Intervals, Surroundings
 from lab.story import Story
@@ -116,6 +116,7 @@ class World:
         self.follower: Follower | None = None
         self.recoveries: dict[str, Recovery] = {}
         self.people = People(self)
+        self.messenger = Messenger()
         self.processes = self._services()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -145,7 +146,9 @@ class World:
             grounds=self.grounds,
             endpoint=self.endpoint,
             intervals=Intervals(),
+            notices=self.messenger,
             new_id=self.new_id,
+            chance=self.chance.of("pauses").random,
             sweeps=self.plan.guards.sweeper,
         )
 
