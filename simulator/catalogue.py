@@ -1,4 +1,7 @@
-"""The market's machines: a fixed cast, with prices and speeds that a seed shuffles a little."""
+"""The market's machines: a fixed cast, with prices and speeds that a seed shuffles a little.
+
+A larger market has the same cast several times over.
+"""
 
 from dataclasses import dataclass
 from random import Random
@@ -78,13 +81,8 @@ def slots(seed: int, addresses: list[str]) -> list[Slot]:
     return [_slot(random, n, address) for n, address in enumerate(addresses)]
 
 
-def size() -> int:
-    """How many market machines the catalogue has."""
-    return len(_CAST)
-
-
 def _slot(random: Random, n: int, address: str) -> Slot:
-    place, gpu_name, gpu_ram, base, standing = _CAST[n]
+    place, gpu_name, gpu_ram, base, standing = _CAST[n % len(_CAST)]
     on_demand = round(min(0.9, max(0.2, base * random.uniform(0.95, 1.05))), 3)
     reliable = standing != "unreliable"
     return Slot(

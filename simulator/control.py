@@ -194,7 +194,7 @@ class _Machines:
         return JSONResponse(self._world.describe(self._world.find(id)))
 
     async def happen(self, id: str, happening: str, request: Request) -> JSONResponse:
-        """outbid, lose, exit, resume, reboot, kill-sshd, preempt or truncate."""
+        """outbid, lose, exit, resume, reboot, kill-sshd, silence, speak, preempt or truncate."""
         machine, body = self._world.find(id), await _object(request)
         happenings: dict[str, Callable[[Contract | Vm, Json], Awaitable[None]]] = {
             "outbid": self._outbid,
@@ -203,6 +203,8 @@ class _Machines:
             "resume": self._resume,
             "reboot": self._reboot,
             "kill-sshd": self._kill_sshd,
+            "silence": self._silence,
+            "speak": self._speak,
             "preempt": self._preempt,
             "truncate": self._truncate,
         }
@@ -242,6 +244,12 @@ class _Machines:
 
     async def _kill_sshd(self, machine: Contract | Vm, body: Json) -> None:
         machine.machine.kill_sshd()
+
+    async def _silence(self, machine: Contract | Vm, body: Json) -> None:
+        machine.machine.silence()
+
+    async def _speak(self, machine: Contract | Vm, body: Json) -> None:
+        machine.machine.speak()
 
     async def _preempt(self, machine: Contract | Vm, body: Json) -> None:
         if isinstance(machine, Contract):

@@ -13,6 +13,7 @@ KNOWN: Mapping[str, str] = {
     "outbid-at-boot": "the next Vast creates are outbid the moment they run (form: A or B)",
     "http-error": "provider, method, path_contains, status, body, content_type, headers",
     "rate-limit": "Vast answers 429 (form: text, json or quota)",
+    "no-answer": "requests (provider, method, path_contains) are cut unanswered and not done",
     "slow": "requests wait so many seconds first (provider, method, path_contains)",
     "destroy-lies": "the next destroys (provider) answer success and the machine stays",
     "list-lag": "lists leave out machines younger than so many seconds",
@@ -25,7 +26,7 @@ KNOWN: Mapping[str, str] = {
 OF_VAST = frozenset({"create-answer-lost", "destroy-lies"})
 """Faults that mean Vast when no provider is given."""
 
-ONE_SHOT = frozenset(KNOWN) - {"boot-delay", "slow", "list-lag", "http-error"}
+ONE_SHOT = frozenset(KNOWN) - {"boot-delay", "no-answer", "slow", "list-lag", "http-error"}
 """Faults that happen once when no count is given; the others stay until they are deleted."""
 
 

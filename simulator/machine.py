@@ -137,11 +137,22 @@ class Machine:
 
     def kill_sshd(self) -> int:
         """Kill sshd and every session of it; the rest runs on. How many processes that were."""
-        victims = [pid for pid in self._processes() if _command(pid).startswith("sshd")]
-        for pid in victims:
+        return self._signal_sshd(signal.SIGKILL)
+
+    def silence(self) -> None:
+        """Nobody hears from it: sshd and its sessions stand still, the rest runs on."""
+        self._signal_sshd(signal.SIGSTOP)
+
+    def speak(self) -> None:
+        """It answers again, where it was when it fell silent."""
+        self._signal_sshd(signal.SIGCONT)
+
+    def _signal_sshd(self, number: signal.Signals) -> int:
+        found = [pid for pid in self._processes() if _command(pid).startswith("sshd")]
+        for pid in found:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return len(victims)
+                os.kill(pid, number)
+        return len(found)
 
     def _processes(self) -> list[int]:
         if self._pid is None:

@@ -126,7 +126,7 @@ async def serve(options: Options, announce: Callable[[dict[str, Any]], None]) ->
     network = Network(options.machine_network, options.machine_interface)
     try:
         options = replace(options, gce_ssh_port=await _ssh_port(options, network))
-        addresses = [await network.take() for _ in range(catalogue.size())]
+        addresses = [await network.take() for _ in range(options.market_machines)]
         clouds = _Clouds(options, network, addresses)
         servers = _listen(options, clouds)
         announce(_addresses(options, servers, clouds))

@@ -26,5 +26,7 @@ class Options:
     stop_seconds: float = 0.1
     hidden_seconds: float = 0.2
     credit_usd: float = 100.0
+    market_machines: int = 24
+    """How many machines the market has; beyond 24 its cast is offered again at other prices."""
     rate_scale: float = 0.0
     """1 enforces Vast's documented intervals between calls, 0.01 a hundredth of them, 0 none."""

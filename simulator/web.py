@@ -45,6 +45,10 @@ class FaultyProvider:
         slow = self._faults.take("slow", **circumstances)
         if slow is not None:
             await asyncio.sleep(slow.seconds())
+        if self._faults.take("no-answer", **circumstances) is not None:
+            cut_the_answer(scope)
+            await _unless_cut(scope, send)({"type": "http.response.start"})
+            return
         error = self._faults.take("http-error", **circumstances)
         if error is not None:
             await _answer(send, error)

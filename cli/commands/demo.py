@@ -14,6 +14,8 @@ from cli.errors import FAILED, CliError
 from cli.output import print_line
 
 MIB = 1 << 20
+ALONE_MIB, ALONE_SMALL_FILES = 256, 2000
+FLEET_MIB, FLEET_SMALL_FILES = 4, 100
 
 
 def demo(
@@ -22,6 +24,10 @@ def demo(
         Path | None,
         typer.Option(metavar="DIR", help="Protect a copy of this directory [default: generated]."),
     ] = None,
+    workspaces: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=99, help="So many, all losing their GPUs at once."),
+    ] = 1,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running afterwards.")] = False,
     real_time: Annotated[
         bool,
@@ -38,8 +44,11 @@ def demo(
         typer.Option(metavar="NAME", help=f"Must end with 1. One of: {', '.join(SABOTAGES)}."),
     ] = None,
     size: Annotated[
-        int, typer.Option(metavar="MB", min=1, help="Size of the generated big file.")
-    ] = 256,
+        int | None,
+        typer.Option(
+            metavar="MB", min=1, help="Size of the generated big file [default: 256; many: 4]."
+        ),
+    ] = None,
     control_url: Annotated[
         str | None, typer.Option(help="The simulator's control port, with --url.")
     ] = None,
@@ -52,11 +61,13 @@ def demo(
     options = checked(
         Options(
             workspace=workspace,
+            workspaces=workspaces,
             keep=keep,
             real_time=real_time,
             fault=fault,
             sabotage=sabotage,
-            big_file_bytes=size * MIB,
+            big_file_bytes=(size or (FLEET_MIB if workspaces > 1 else ALONE_MIB)) * MIB,
+            small_files=FLEET_SMALL_FILES if workspaces > 1 else ALONE_SMALL_FILES,
             control_url=control_url,
         )
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -73,10 +73,16 @@ class Chronicle:
         Raises CliError when it did not come within ``patience`` seconds, and at once when the
         recovery was halted meanwhile.
         """
+        return await self.until_any((type_,), after=after, patience=patience, **having)
+
+    async def until_any(
+        self, types: Collection[str], *, after: int = 0, patience: float, **having: object
+    ) -> Heard:
+        """The same for the first event of any of these types."""
 
         def found() -> Heard | None:
             for heard in self.heard:
-                fits = heard.type == type_ and heard.position > after
+                fits = heard.type in types and heard.position > after
                 if fits and all(heard.data.get(k) == v for k, v in having.items()):
                     return heard
             return None
@@ -92,7 +98,8 @@ class Chronicle:
             except TimeoutError:
                 last = self.heard[-1].type if self.heard else "nothing"
                 raise CliError(
-                    f"{type_} did not happen within {patience:.0f} s; the last event was {last}"
+                    f"{' or '.join(types)} did not happen within {patience:.0f} s; "
+                    f"the last event was {last}"
                 ) from None
         event = found()
         if event is None:

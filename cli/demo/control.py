@@ -42,8 +42,11 @@ class Control:
     async def order_fault(self, name: str, **arguments: object) -> None:
         await self._call("POST", "/faults", json={"name": name, **arguments})
 
+    async def withdraw_faults(self, name: str) -> None:
+        await self._call("DELETE", "/faults", params={"name": name})
+
     async def act(self, machine: str, verb: str, **arguments: object) -> None:
-        """outbid, lose, resume, kill-sshd, preempt, reboot."""
+        """outbid, lose, resume, kill-sshd, preempt, reboot, silence, speak."""
         await self._call("POST", f"/machines/{machine}/{verb}", json=arguments)
 
     async def tree(self, machine: str, path: str) -> dict[str, judge.Entry]:

@@ -11,12 +11,14 @@ from typing import Any
 
 import httpx
 
+from cli.client import Api
 from cli.demo import judge, people
 from cli.demo.chronicle import Chronicle, Heard
 from cli.demo.control import Control
 from cli.demo.liar import Liar
+from cli.demo.meeting import Meeting
 from cli.demo.options import MARKET_FAULTS, Options
-from cli.demo.people import COUNTER, Writer
+from cli.demo.people import COUNTER, WRITE_EVERY, Writer
 from cli.demo.stage import Stage
 from cli.endpoint import Access
 from shared.machines import WorkspaceName
@@ -50,6 +52,9 @@ class Measured:
     zombie_seconds: float | None = None
     bill: judge.Bill | None = None
     identity_warnings: list[str] = field(default_factory=list)
+    told_seconds: float | None = None
+    rented: int | None = None
+    given_up: int | None = None
     failure: str = ""
 
 
@@ -60,16 +65,18 @@ class Incident:
     workspace: WorkspaceName
     options: Options
     stage: Stage
+    api: Api
     control: Control
     access: Access
     chronicle: Chronicle
     say: Callable[[str], None]
+    meeting: Meeting
     liar: Liar | None = None
     measured: Measured = field(default_factory=Measured)
 
     async def play(self) -> Measured:
         """From the first GPU to the last bill. Raises CliError where the story does not go on."""
-        writer = Writer(self.access, PATH)
+        writer = Writer(self.access, PATH, every=WRITE_EVERY * self.options.slower)
         async with asyncio.TaskGroup() as group:
             writing = group.create_task(writer.run())
             try:
@@ -101,8 +108,9 @@ class Incident:
             await self.control.order_fault(str(self.options.fault), count=1)
         if self.liar is not None:
             self.liar.lying = True
-        self.say("somebody outbids you: the GPU is taken away")
         machine = await self.control.machine(old_gpu)
+        await self.meeting.all_here(self.options.patience)
+        self.say("somebody outbids you: the GPU is taken away")
         taken_at = time.monotonic()
         await self.control.act(machine["id"], "outbid", form="B")
         threshold = await self._until("ThresholdReached", after=began, machine=old_gpu)
@@ -177,7 +185,10 @@ class Incident:
     async def _settle_the_bill(self) -> None:
         if self.options.sabotage == "rent-twice":
             await self._rent_another()
-        self.measured.bill = judge.bill(await self.control.ledger())
+        await self.meeting.all_here(self.options.patience)
+        alone = self.options.workspaces == 1
+        ledger = await self.control.ledger()
+        self.measured.bill = judge.bill(ledger, workspace=None if alone else self.workspace)
 
     async def _rent_another(self) -> None:
         """As a second controller that we know nothing of would: straight at the market."""

@@ -111,14 +111,19 @@ class Bill:
     usd: float
 
 
-def bill(ledger: Mapping[str, Any]) -> Bill:
-    """Read the simulator's ledger."""
+def bill(ledger: Mapping[str, Any], *, workspace: str | None = None) -> Bill:
+    """Read the simulator's ledger: the whole account, or what carries one workspace's label."""
     now = float(ledger["now"])
     rented: list[tuple[float, float]] = []
-    zombie = 0.0
+    zombie = usd = 0.0
+    running = 0
     for instance in ledger["instances"]:
+        if workspace is not None and not _is_of(workspace, str(instance["label"])):
+            continue
+        usd += float(instance["running_usd"])
         if instance["kind"] != "gpu":
             continue
+        running += any(interval["to"] is None for interval in instance["intervals"])
         for interval in instance["intervals"]:
             began = float(interval["from"])
             ended = now if interval["to"] is None else float(interval["to"])
@@ -127,11 +132,17 @@ def bill(ledger: Mapping[str, Any]) -> Bill:
             else:
                 zombie += ended - began
     return Bill(
-        gpus_now=int(ledger["gpus_billed_now"]),
+        gpus_now=running,
         double_seconds=overlap(rented),
         zombie_seconds=zombie,
-        usd=float(ledger["total_usd"]),
+        usd=usd,
     )
+
+
+def _is_of(workspace: str, label: str) -> bool:
+    """Labels are ``INSTALLATION-WORKSPACE-eN-aM``, the standby's ``...-standby-N``."""
+    _, _, rest = label.partition("-")
+    return rest.startswith((f"{workspace}-e", f"{workspace}-standby-"))
 
 
 def overlap(intervals: Sequence[tuple[float, float]]) -> float:

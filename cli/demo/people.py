@@ -54,11 +54,13 @@ class Written:
 class Writer:
     """Writes numbers through the endpoint all the time and remembers what was acknowledged.
 
-    ``warnings`` collects what ssh said about the host's identity: it must stay empty.
+    ``every``: seconds between two writes. ``warnings`` collects what ssh said about the host's
+    identity: it must stay empty.
     """
 
-    def __init__(self, access: Access, path: str) -> None:
+    def __init__(self, access: Access, path: str, *, every: float = WRITE_EVERY) -> None:
         self._access = access
+        self._every = every
         self._command = _SERVE.replace("PATH", path)
         self._next = 1
         self.written: list[Written] = []
@@ -107,7 +109,7 @@ class Writer:
             await stdin.drain()
             await _line(stdout, f"ok {number}")
             self.written.append(Written(number, time.monotonic(), self.host))
-            await asyncio.sleep(WRITE_EVERY)
+            await asyncio.sleep(self._every)
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from cli import compose, text
 from cli.client import Api
 from cli.commands.workspace import wait_for_endpoint
 from cli.connection import Target
-from cli.demo import files, stage, verdict
+from cli.demo import files, judge, stage, verdict
 from cli.demo.chronicle import Chronicle
 from cli.demo.control import Control
 from cli.demo.incident import PATH, Incident, Measured
 from cli.demo.liar import Liar
-from cli.demo.options import FAST_POLICY, Options
+from cli.demo.meeting import Meeting
+from cli.demo.options import Options
 from cli.demo.show import Show
+from cli.demo.silence import Silence
 from cli.demo.stage import Stage
 from cli.endpoint import own_key, public_key, upload
 from cli.errors import CliError, UsageError
@@ -39,7 +41,7 @@ async def run(options: Options, where: Target, show: Show) -> dict[str, Any]:
 
 
 async def _in(directory: Path, options: Options, where: Target, show: Show) -> dict[str, Any]:
-    source = _workspace(directory, options, show)
+    sources = _workspaces(directory, options, show)
     async with AsyncExitStack() as stack:
         liar = None
         extra = {}
@@ -54,35 +56,82 @@ async def _in(directory: Path, options: Options, where: Target, show: Show) -> d
         # On a stack that runs for longer, what happened before is another story, and a name
         # that was given up is not given again.
         before = int((await api.ready())["position"])
-        name = WorkspaceName(f"demo-{before}" if before else "demo")
-        chronicle = Chronicle(api, show.event, workspace=name, after=before)
-        await stack.enter_async_context(_background(chronicle.run()))
-        measured = Measured()
-        try:
-            people = replace(where, dir=directory / "people")
-            access = await _register(name, options, people, api, source, show)
-            incident = Incident(
-                workspace=name,
-                options=options,
-                stage=set_up,
-                control=control,
-                access=access,
-                chronicle=chronicle,
-                say=show.chapter,
-                liar=liar,
-                measured=measured,
-            )
-            await incident.play()
-        except* (CliError, TimeoutError) as problems:
-            measured.failure = "; ".join(_told(e) for e in problems.exceptions)
-        result = verdict.as_json(measured, await _timeline(api, name))
+        company = Company(
+            options=options,
+            stage=set_up,
+            api=api,
+            control=control,
+            people=replace(where, dir=directory / "people"),
+            before=before,
+            show=show,
+            liar=liar,
+            meeting=Meeting(options.workspaces),
+        )
+        show.chapter("registering: first a standby, then the files, then a GPU")
+        names = _names(options.workspaces, before)
+        plays = [company.play(n, name, sources[n]) for n, name in enumerate(names)]
+        measured = dict(zip(names, await asyncio.gather(*plays), strict=True))
+        timelines = {name: await _timeline(api, name) for name in names}
+        bill = judge.bill(await control.ledger())
         if set_up.dir is None and not options.keep:
-            await _remove(api, name, show)
+            await _remove(api, names, show)
         if options.keep:
             show.chapter(
                 f"left running: dumont --url {set_up.api_url} status; files in {directory}"
             )
-        return result
+        return verdict.as_json(measured, timelines, bill, options)
+
+
+def _names(count: int, before: int) -> list[WorkspaceName]:
+    stem = f"demo-{before}" if before else "demo"
+    if count == 1:
+        return [WorkspaceName(stem)]
+    return [WorkspaceName(f"{stem}-{number}") for number in range(1, count + 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Company:
+    """Everybody who takes part, and what they share."""
+
+    options: Options
+    stage: Stage
+    api: Api
+    control: Control
+    people: Target
+    before: int
+    show: Show
+    liar: Liar | None
+    meeting: Meeting
+
+    async def play(self, number: int, name: WorkspaceName, source: Path) -> Measured:
+        """The whole story of one workspace; what went wrong is its ``failure``."""
+        options = self.options.of_one(number)
+        alone = self.options.workspaces == 1
+        show = self.show if alone else self.show.of(name)
+        chronicle = Chronicle(self.api, show.event, workspace=name, after=self.before)
+        measured = Measured()
+        async with _background(chronicle.run()):
+            try:
+                access = await _register(name, options, self.people, self.api, source, show)
+                story = Silence if options.silence else Incident
+                await story(
+                    workspace=name,
+                    options=options,
+                    stage=self.stage,
+                    api=self.api,
+                    control=self.control,
+                    access=access,
+                    chronicle=chronicle,
+                    say=show.chapter,
+                    meeting=self.meeting,
+                    liar=self.liar,
+                    measured=measured,
+                ).play()
+            except* (CliError, TimeoutError) as problems:
+                measured.failure = "; ".join(_told(e) for e in problems.exceptions)
+            finally:
+                await self.meeting.leave()
+        return measured
 
 
 def _told(error: BaseException) -> str:
@@ -92,17 +141,27 @@ def _told(error: BaseException) -> str:
     return f"{error or 'it took too long'}" + (f" ({hint})" if hint else "")
 
 
-def _workspace(directory: Path, options: Options, show: Show) -> Path:
-    source = directory / "workspace"
+def _workspaces(directory: Path, options: Options, show: Show) -> list[Path]:
+    """The trees to protect: each of a fleet has its own content, so that none passes as another."""
+    count = options.workspaces
+    sources = [directory / f"workspace-{number}" for number in range(1, count + 1)]
     if options.workspace is not None:
-        files.require_space(directory, files.size(options.workspace))
+        files.require_space(directory, files.size(options.workspace) * count)
         show.chapter(f"copying {options.workspace}")
-        files.copy(options.workspace, source)
-    else:
-        files.require_space(directory, options.big_file_bytes)
-        show.chapter(f"making a workspace with a file of {text.size(options.big_file_bytes)}")
-        files.build(source, big_file_bytes=options.big_file_bytes, small_files=options.small_files)
-    return source
+        for source in sources:
+            files.copy(options.workspace, source)
+        return sources
+    files.require_space(directory, options.big_file_bytes * count)
+    each = "a workspace" if count == 1 else f"{count} workspaces, each"
+    show.chapter(f"making {each} with a file of {text.size(options.big_file_bytes)}")
+    for seed, source in enumerate(sources, start=1):
+        files.build(
+            source,
+            big_file_bytes=options.big_file_bytes,
+            small_files=options.small_files,
+            seed=seed,
+        )
+    return sources
 
 
 @asynccontextmanager
@@ -153,11 +212,8 @@ async def _register(
     name: WorkspaceName, options: Options, where: Target, api: Api, source: Path, show: Show
 ) -> Any:
     """Register the workspace and send its files through its endpoint, as a person would."""
-    show.chapter("registering the workspace: first a standby, then its files, then a GPU")
     key = own_key(where.layout)
-    policy: dict[str, object] = {} if options.real_time else {**FAST_POLICY}
-    policy.update(options.policy)
-    policy["ssh_keys"] = [public_key(key)]
+    policy = {**options.policy_of_each, "ssh_keys": [public_key(key)]}
     body = {"name": name, "origin": "uploaded", "path": PATH, "policy": policy}
     await api.settled(await api.register(body), timeout=30.0)
     access = await wait_for_endpoint(api, where, name, key, options.patience)
@@ -173,11 +229,12 @@ async def _register(
     return access
 
 
-async def _remove(api: Api, name: WorkspaceName, show: Show) -> None:
-    """Leave a stack that is not ours as it was: without the workspace and its machines."""
-    show.chapter("removing the workspace")
-    with contextlib.suppress(CliError):
-        await api.settled(await api.remove(name), timeout=30.0)
+async def _remove(api: Api, names: Sequence[WorkspaceName], show: Show) -> None:
+    """Leave a stack that is not ours as it was: without our workspaces and their machines."""
+    for name in names:
+        show.chapter(f"removing {name}")
+        with contextlib.suppress(CliError):
+            await api.settled(await api.remove(name), timeout=30.0)
 
 
 async def _timeline(api: Api, name: WorkspaceName) -> list[dict[str, Any]]:

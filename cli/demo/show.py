@@ -23,8 +23,12 @@ MARKS = {Severity.INFO: " ", Severity.SUCCESS: "+", Severity.WARNING: "!", Sever
 class Show:
     """Speaks on standard error, so that ``--json`` has standard output to itself."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def of(self, workspace: str) -> "Show":
+        """The same, where each line says which workspace it is about."""
+        return _ShowOne(self._console, workspace)
 
     def chapter(self, text: str) -> None:
         self._console.print(Text(f"\n== {text}", style="bold cyan"))
@@ -40,7 +44,10 @@ class Show:
     def verdict(self, result: dict[str, Any]) -> None:
         """The timeline as a table, the promises, and the figures that people ask for."""
         console = Console(highlight=False) if not sys.stderr.isatty() else self._console
-        console.print(_timeline(result["timeline"]))
+        if "workspaces" in result:
+            console.print(_workspaces(result["workspaces"]))
+        else:
+            console.print(_timeline(result["timeline"]))
         console.print(_promises(result["promises"]))
         console.print(_figures(result))
         if result["failure"]:
@@ -49,6 +56,41 @@ class Show:
         if not result["ok"]:
             text, style = ("NOT every promise held", "bold red")
         console.print(Text(text, style=style))
+
+
+class _ShowOne(Show):
+    """Of many: chapters become lines, and progress is nobody's to follow."""
+
+    def __init__(self, console: Console, workspace: str) -> None:
+        super().__init__(console)
+        self._workspace = workspace
+
+    def chapter(self, text: str) -> None:
+        self._console.print(Text(f"== {self._workspace}: {text}", style="cyan"))
+
+    def event(self, text: str, severity: Severity, at: datetime) -> None:
+        super().event(f"{self._workspace:8} {text}", severity, at)
+
+    def progress(self, text: str) -> None:
+        pass
+
+
+def _workspaces(each: list[dict[str, Any]]) -> Table:
+    heads = ("", "workspace", "noticed", "standby served", "back", "paused", "promises kept")
+    table = Table(*heads, title="Workspaces", title_justify="left")
+    for one in each:
+        held = sum(promise["held"] for promise in one["promises"])
+        mark = Text("ok", style="green") if one["ok"] else Text("BROKEN", style="bold red")
+        table.add_row(
+            mark,
+            one["name"],
+            _seconds(one["detection_seconds"] or one["told_seconds"]),
+            _seconds(one["failover_seconds"]),
+            _seconds(one["recovery_seconds"]),
+            _seconds(one["failback_pause_seconds"]),
+            f"{held} of {len(one['promises'])}",
+        )
+    return table
 
 
 def _timeline(entries: list[dict[str, Any]]) -> Table:

@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.demo.options import DEMO_ENVIRONMENT, FAST_ENVIRONMENT, Options
+from cli.demo.options import Options
+from cli.embedded.control import ENDPOINT_COUNT
+from cli.embedded.ports import free_block
+from cli.embedded.settings import LOOPBACK
 from cli.errors import CliError
 
+MARKET_MACHINES_EACH = 6
+"""Six of the market for each workspace: about four are within the policy, and the lost GPU keeps
+its own until the recovery is complete."""
 START_SECONDS = 90.0
 STOP_SECONDS = 20.0
 
@@ -45,12 +51,13 @@ async def embedded(
     """Simulator and stack in ``directory``; both are ended afterwards unless ``keep``."""
     argv = [sys.executable, "-m", "simulator", "--dir", str(directory / "clouds"), "--seed", "1"]
     argv += ["--gce-ssh-port", "0"]
+    argv += ["--market-machines", str(MARKET_MACHINES_EACH * max(4, options.workspaces))]
     simulator = await _program(argv, directory / "simulator.log", os.environ)
     try:
         clouds = await _first_line(simulator, "the simulator", directory / "simulator.log")
         environment = {
             **os.environ,
-            **({} if options.real_time else FAST_ENVIRONMENT),
+            **options.environment,
             "DUMONT_VAST_URL": clouds["vast_url"],
             "DUMONT_GCE_URL": clouds["gce_url"],
             "DUMONT_VAST_API_KEY": clouds["keys"]["vast"],
@@ -58,11 +65,13 @@ async def embedded(
             "DUMONT_GCE_PROJECT": clouds["keys"]["gce_project"],
             "DUMONT_GCE_SSH_PORT": str(clouds["gce_ssh_port"]),
             "DUMONT_INSTALLATION": "demo",
-            **DEMO_ENVIRONMENT,
             **extra,
         }
         stack_dir = directory / "stack"
         up = ["up", "--embedded", "--dir", str(stack_dir), "--json"]
+        if options.workspaces > ENDPOINT_COUNT:
+            first = free_block(LOOPBACK, options.workspaces)
+            up += ["--endpoint-ports", f"{first}-{first + options.workspaces - 1}"]
         overrides = [part for name, value in extra.items() for part in ("--env", f"{name}={value}")]
         try:
             facts = await _dumont([*up, *overrides], environment)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.faults import fault
 from tests.support.sampling import sampled
 
 SMALL = "16"
@@ -16,13 +17,15 @@ SECONDS = 240
 pytestmark = pytest.mark.timeout(SECONDS + 30)
 
 
-def demo(*arguments: str, size: str = SMALL) -> tuple[int, dict[str, Any], str]:
+def demo(
+    *arguments: str, size: str = SMALL, seconds: float = SECONDS
+) -> tuple[int, dict[str, Any], str]:
     """Run the demo; its exit code, the object that it printed, and what it told on the way."""
     done = subprocess.run(
         [sys.executable, "-m", "cli", "demo", "--json", "--size", size, *arguments],
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
         check=False,
     )
     assert done.stdout, done.stderr[-3000:]
@@ -75,11 +78,11 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "trace"), sampled(FAULTS, 2))
+@pytest.mark.parametrize(("name", "trace"), sampled(FAULTS, 2))
 def test_whatever_goes_wrong_on_the_way_it_ends_recovered_with_one_gpu_billed(
-    fault: str, trace: str | None
+    name: str, trace: str | None
 ) -> None:
-    code, result, told = demo("--fault", fault)
+    code, result, told = demo("--fault", name)
     assert_every_promise_held(code, result, told)
     events = [entry["event"] for entry in result["timeline"]]
     assert trace is None or trace in events
@@ -106,6 +109,26 @@ def test_the_judge_sees_each_sabotage(sabotage: str, promise: str) -> None:
     assert (code, result["ok"]) == (1, False), told[-3000:]
     broken = {p["name"] for p in result["promises"] if not p["held"]}
     assert promise in broken
+
+
+FLEET_SECONDS = 900
+
+
+@fault(100, 54)
+@pytest.mark.timeout(FLEET_SECONDS + 30)
+@pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.full)])
+def test_workspaces_that_lose_their_gpus_in_the_same_second_are_all_recovered_and_billed_once(
+    count: int,
+) -> None:
+    code, result, told = demo("--workspaces", str(count), size="2", seconds=FLEET_SECONDS)
+    broken = [promise for promise in result["promises"] if not promise["held"]]
+    assert (code, result["ok"], broken, result["failure"]) == (0, True, [], ""), told[-8000:]
+    assert result["machines_billed"] == count
+    assert result["double_billed_seconds"] == 0
+    assert result["restore_verified"] is True
+    each = result["workspaces"]
+    assert len(each) == count
+    assert all(one["machines_billed"] == 1 for one in each)
 
 
 def test_an_unknown_fault_says_what_there_is() -> None:
