@@ -67,7 +67,26 @@ MUTANTS = (
         old="    end_jobs_below(epoch)\n",
         new="",
         caught_by=_tests(
-            "contract/test_gate.py", "test_a_promotion_leaves_no_process_of_the_old_epoch"
+            "contract/test_gate_fencing.py",
+            "TestAnEpochThatIsOver::test_has_no_process_left_when_a_promotion_answers_and_changes_no_byte_afterwards",
+        ),
+    ),
+    Mutant(
+        name="damaged-promoted",
+        about="a generation whose manifest is not its own is put in people's hands",
+        file="shared/gate/program/promotion.py",
+        old="        newest, files = promotable()\n",
+        new="        newest, files = newest_generation(), {}\n",
+        also=(
+            (
+                "shared/gate/program/promotion.py",
+                "from .generations import Generation\n",
+                "from .generations import Generation, newest_generation\n",
+            ),
+        ),
+        caught_by=_tests(
+            "contract/test_gate_damage.py",
+            "test_a_generation_whose_manifest_is_not_its_own_is_not_promoted",
         ),
     ),
     Mutant(
@@ -346,8 +365,8 @@ MUTANTS = (
         name="term-not-checked",
         about="a writer that was replaced still appends",
         file="shared/eventlog/writer.py",
-        old="WHERE id = 1 AND term = :term AND expires_at > clock_timestamp() AND head = :head",
-        new="WHERE id = 1 AND :term > 0 AND head = :head",
+        old="AND term = $1::bigint AND expires_at > clock_timestamp() AND head",
+        new="AND $1::bigint > 0 AND head",
         caught_by=_tests(
             "contract/test_eventlog.py",
             "test_a_lease_that_ran_out_is_taken_over_and_its_holder_cannot_write",
@@ -357,8 +376,8 @@ MUTANTS = (
         name="version-not-expected",
         about="a decision on an old version of a workspace is appended",
         file="shared/eventlog/writer.py",
-        old="       AND :version = (SELECT coalesce(max(version), 0) FROM event_log WHERE stream_id = :stream)\n",
-        new="       AND :version >= 0 AND CAST(:stream AS text) <> ''\n",
+        old="WHERE s.version <> (",
+        new="WHERE s.version < 0 AND s.version <> (",
         caught_by=_tests(
             "contract/test_eventlog.py", "test_a_decision_on_an_old_version_is_refused"
         ),
@@ -425,8 +444,8 @@ MUTANTS = (
         also=(
             (
                 "services/recovery/relay.py",
-                "                self._published = None\n                await asyncio.sleep(BACKOFF)\n",
-                "                await asyncio.sleep(BACKOFF)\n",
+                "            except BusError as error:\n                self._published = None\n",
+                "            except BusError as error:\n",
             ),
         ),
     ),
