@@ -4,7 +4,7 @@ One ``Server`` keeps streams and bucket; each process has a ``Connection`` of it
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -182,6 +182,10 @@ class Connection:
             await server.wire.nothing(unconfirmed, after=2.0)
         lost = server.moods.acks_lost and draw() < server.moods.acks_lost
         await server.wire.call(keep, lost=unconfirmed if lost else None, patience=2.0)
+
+    async def publish_all(self, messages: Sequence[tuple[str, Envelope]]) -> None:
+        for subject, envelope in messages:
+            await self.publish(subject, envelope)
 
     async def publish_raw(
         self, subject: str, body: bytes, headers: Mapping[str, str] | None = None

@@ -393,8 +393,8 @@ MUTANTS = (
         name="same-fact-twice",
         about="a message delivered again is recorded, and decided on, again",
         file="services/recovery/service.py",
-        old="if await self._log.known({fact.id}):",
-        new="if not fact.id:",
+        old="known = await self._log.known({fact.id for fact in facts})",
+        new="known = set()",
         caught_by=_tests(
             "unit/recovery/test_once.py",
             "test_a_fact_that_is_delivered_again_is_recorded_and_decided_on_once",
@@ -404,8 +404,8 @@ MUTANTS = (
         name="ack-before-log",
         about="a fact is acknowledged before it is in the log",
         file="services/recovery/inbox.py",
-        old="                await recovery.listen(envelope := _read(delivery))\n",
-        new="                envelope = _read(delivery)\n                await delivery.ack()\n                await recovery.listen(envelope)\n",
+        old="    refused = await recovery.listen_all([envelope for _, envelope in facts])\n",
+        new="    for delivery, _ in facts:\n        await delivery.ack()\n    refused = await recovery.listen_all([envelope for _, envelope in facts])\n",
         caught_by=_tests(
             "unit/recovery/test_once.py", "test_a_fact_that_recovery_died_over_is_heard_by_the_next"
         ),
@@ -436,8 +436,8 @@ MUTANTS = (
         name="counted-before-published",
         about="the relay counts as said what the bus did not take",
         file="services/recovery/relay.py",
-        old="            await self._bus.publish(subject, envelope)\n",
-        new="            self._published = envelope.position\n            await self._bus.publish(subject, envelope)\n",
+        old="        await self._bus.publish_all(\n",
+        new="        self._published = envelopes[-1].position\n        await self._bus.publish_all(\n",
         caught_by=_tests(
             "unit/recovery/test_relay.py", "test_a_lost_bus_is_waited_for_and_nothing_is_left_out"
         ),
