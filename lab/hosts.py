@@ -18,6 +18,7 @@ from services.health.ports import Reached
 from services.recovery.ports import (
     HostUnreachableError,
     HostUnsuitableError,
+    NoGenerationError,
     Plan,
     Promotion,
     Sighting,
@@ -183,7 +184,7 @@ class LabHosts:
         if not self._grounds.moods.promotes_sealed_only and disk.generations:
             newest = disk.generations[-1]
         if newest is None and epoch != 0:
-            raise HostUnsuitableError(f"{disk.machine}: there is no generation to serve from")
+            raise NoGenerationError(f"{disk.machine}: there is no generation to serve from")
         content = newest.content if newest else EMPTY
         disk.live = Live(content, epoch)
         self._grounds.witness.served(disk, newest, content)

@@ -214,7 +214,9 @@ class Oracle:
         if workspace is None or workspace not in self.books:
             return
         state = self.books[workspace].state
-        in_service = [h for h in (state.primary, state.standby.host) if h is not None]
+        # A standby that was given up for lost may be given a new start.
+        standby = None if state.standby.lost else state.standby.host
+        in_service = [h for h in (state.primary, standby) if h is not None]
         needed = state.phase is not Phase.REMOVED and any(
             (host.provider, host.provider_id) == (machine.provider, machine.provider_id)
             for host in in_service

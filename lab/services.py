@@ -27,7 +27,6 @@ from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
 from services.recovery.ports import MachineProvider, Notices
 from services.recovery.relay import Relay
-from services.recovery.renewer import Renewer
 from services.recovery.service import Recovery
 from services.recovery.sweeper import Sweeper
 from services.recovery.witness import until_newest
@@ -109,7 +108,7 @@ async def recovery(
         host_ca=lambda workspace: f"ssh-ed25519 CA-of-{workspace}",
         may_act=lease.term,
         now=now,
-        pace=Pace(poll=every.poll, endpoint=1.0, settle=every.settle),
+        pace=Pace(poll=every.poll, endpoint=1.0, settle=every.settle, renewal=every.renew),
     )
     assigner = Assigner(
         service,
@@ -140,7 +139,6 @@ async def recovery(
             listen_forever(bus, service),
             Driver(service, partial(carry_out, tools), interval=every.drive).run(),
             keeper.run(),
-            Renewer(service, hosts, interval=every.renew, may_act=lease.term).run(),
             assigner.run(),
             assigner.run_on_changes(),
             relay.run(),

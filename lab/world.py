@@ -24,6 +24,7 @@ from lab.services import PORTS, Intervals, Surroundings
 from lab.story import Story
 from lab.wire import WORLD
 from services.api.service import Follower, Requests
+from services.recovery.domain.freshness import staleness
 from services.recovery.domain.state import Phase
 from services.recovery.service import Recovery
 from shared import codec
@@ -288,6 +289,8 @@ class World:
             return ""
         if state.phase is not Phase.SYNCING:
             return f"it is {state.phase} {state.step}"
+        if state.suspicion and staleness(state, now()):
+            return ""  # people were told: they decide between waiting and an old copy
         if state.resume_owed or state.suspicion or state.standby.lost or not state.generation:
             return "it is not protected"
         return ""
@@ -326,6 +329,9 @@ class World:
                 if m.label.startswith(prefix)
             ]
             wanted = [host.provider_id] if host is not None and host.provider == provider else []
+            # Where the only copy is gone, what may still have the data is left to people.
+            kept = {c.provider_id for c in state.condemned if c.keep}
+            billed = [provider_id for provider_id in billed if provider_id not in kept]
             self.oracle.demand(
                 billed == wanted,
                 "exactly what is needed is billed",

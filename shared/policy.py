@@ -48,6 +48,11 @@ class Policy:
     standby_machine: str = "e2-medium"
     standby_disk_gb: int = 100
     standby_spot: bool = True
+    standby_losses_max: int = 3
+    standby_loss_window: float = 86_400.0
+    """A Spot standby lost so often within so many seconds is made anew as an on-demand one."""
+    generation_age_max: float = 900.0
+    """A standby whose newest copy is older is not promoted unless a person says so."""
 
     sync_timeout: float = 300.0
     ssh_timeout: float = 300.0

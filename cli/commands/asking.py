@@ -1,7 +1,8 @@
 """Verbs that ask for something: each says what will happen, asks first, and waits."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
@@ -17,12 +18,26 @@ LONG_WAIT_SECONDS = 3600.0
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is done.")]
 
+DataLoss = Annotated[
+    bool,
+    typer.Option("--allow-data-loss", help="Also when the copy is older than the policy allows."),
+]
+
 
 def failover(
-    ctx: typer.Context, name: Name, yes: Yes = False, reason: Reason = "", wait: Wait = True
+    ctx: typer.Context,
+    name: Name,
+    yes: Yes = False,
+    reason: Reason = "",
+    wait: Wait = True,
+    allow_data_loss: DataLoss = False,
 ) -> None:
     """Give the GPU up and let the standby serve. What was written since the last sync is lost."""
-    request = Request("failover", name, f"{name} moves to its standby, with the last sync's data")
+    data = (
+        "with the copy that it has, however old" if allow_data_loss else "with the last sync's data"
+    )
+    more = {"allow_data_loss": True} if allow_data_loss else {}
+    request = Request("failover", name, f"{name} moves to its standby, {data}", more)
     _ask(target(ctx), request, yes=yes, reason=reason, wait=WAIT_SECONDS if wait else None)
 
 
@@ -67,6 +82,7 @@ class Request:
     verb: str
     name: str
     consequence: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 def _ask(
@@ -75,7 +91,7 @@ def _ask(
     """Confirm, ask, and wait: until it ended, or without ``wait`` until it was answered."""
     workspace = checked_name(request.name)
     confirm(request.consequence, yes=yes)
-    arguments: dict[str, object] = {"reason": reason} if reason else {}
+    arguments = {**({"reason": reason} if reason else {}), **request.arguments}
 
     async def ask() -> Json:
         async with where.api() as api:

@@ -188,6 +188,12 @@ class Request(Asked):
     reason: Annotated[str, Field(max_length=500), AfterValidator(_one_line)] = ""
 
 
+class FailoverRequest(Request):
+    """``allow_data_loss``: promote the copy that is there, however old it is."""
+
+    allow_data_loss: bool = False
+
+
 # --- answers -------------------------------------------------------------------------------------
 
 
@@ -319,6 +325,7 @@ class RefusalShown(Shown):
     """Why a failover that was asked for did not happen, and when we look again."""
 
     reason: str
+    hint: str
     at: datetime
     recheck_at: datetime | None
 

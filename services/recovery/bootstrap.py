@@ -26,7 +26,6 @@ from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
 from services.recovery.ports import MachineProvider, Market, Notices
 from services.recovery.relay import Relay
-from services.recovery.renewer import Renewer
 from services.recovery.service import SOURCE, Recovery
 from services.recovery.settings import Settings
 from services.recovery.sweeper import Sweeper
@@ -110,7 +109,11 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             host_ca=authority.host_ca_public,
             may_act=lease.term,
             now=clock.now,
-            pace=Pace(poll=settings.poll_interval, settle=settings.settle_seconds),
+            pace=Pace(
+                poll=settings.poll_interval,
+                settle=settings.settle_seconds,
+                renewal=settings.renew_interval,
+            ),
         )
         configured = {"vast": market is not None, "gce": "gce" in providers, "endpoint": True}
         assigner = Assigner(
@@ -130,7 +133,6 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             waits=waits,
         )
         driver = Driver(service, partial(carry_out, tools), interval=settings.drive_interval)
-        renewer = Renewer(service, hosts, interval=settings.renew_interval, may_act=lease.term)
         sweeper = Sweeper(
             service,
             providers,
@@ -155,7 +157,6 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
                     driver.run(),
                     keeper.run(),
                     sweeper.run(),
-                    renewer.run(),
                     assigner.run(),
                     assigner.run_on_changes(),
                     relay.run(),

@@ -30,6 +30,7 @@ __all__ = [
     "MachineProvider",
     "Market",
     "NoCapacityError",
+    "NoGenerationError",
     "NoticeError",
     "Notices",
     "Offer",
@@ -140,6 +141,10 @@ class HostUnsuitableError(HostError):
     """It answered and lacks what is needed, or refused for good: this host will not do."""
 
 
+class NoGenerationError(HostUnsuitableError):
+    """The standby was to serve, and its store holds no generation at all."""
+
+
 class Hosts(Protocol):
     """Machines reached by SSH: with the bootstrap key to prepare, through the gate afterwards."""
 
@@ -168,7 +173,7 @@ class Hosts(Protocol):
         """Raise the standby's epoch; with ``serve`` put the newest generation in people's hands.
 
         When it returns no job of a lower epoch lives there. Idempotent per epoch. Raises
-        HostUnreachableError, HostUnsuitableError.
+        HostUnreachableError, HostUnsuitableError, NoGenerationError.
         """
         ...
 

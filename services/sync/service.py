@@ -31,6 +31,7 @@ from shared.bus.port import Bus
 from shared.clock import NewId, Now
 from shared.events.base import Event
 from shared.events.sync import (
+    GenerationConfirmed,
     GenerationHeld,
     RestoreDone,
     RestoreFailed,
@@ -202,6 +203,10 @@ class Workspace:
         )
         if mirror.to_report(self._done, job, sealed.generation):
             await self._report(job, assignment, sealed)
+            self._done = mirror.told(self._done, self._steady())
+        elif mirror.to_confirm(assignment, self._done, self._steady()):
+            await self._confirm(job, assignment, sealed)
+            self._done = mirror.told(self._done, self._steady())
         self._done = mirror.copied(
             self._done,
             job,
@@ -237,6 +242,17 @@ class Workspace:
             files_changing=sealed.files_changing,
         )
         await self._voice.say(completed, uuid5(_SEALS, "/".join((assignment.workspace, *fact))))
+
+    async def _confirm(self, job: Job, assignment: Assignment, sealed: Sealed) -> None:
+        await self._voice.say(
+            GenerationConfirmed(
+                workspace=assignment.workspace,
+                epoch=job.epoch,
+                generation=sealed.generation,
+                source=job.machine,
+                taken_at=sealed.taken_at,
+            )
+        )
 
     async def _copy_failed(self, job: Job, assignment: Assignment, error: DataPlaneError) -> None:
         failed = mirror.copy_failed(

@@ -117,6 +117,8 @@ class ProvisionRequested(Event):
     offer: str = ""
     bid: float = 0.0
     deadline: datetime | None = None
+    on_demand: bool = False
+    """A standby that must not be a Spot one, whatever the policy prefers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +137,8 @@ class GpuProvisioned(Event):
 class StandbyProvisioned(Event):
     """The standby exists, answers, and carries our gate.
 
-    ``host_ca`` is the public key line by which every host of the workspace is known.
+    ``host_ca`` is the public key line by which every host of the workspace is known;
+    ``renew_at`` when its host certificate is to be renewed.
     """
 
     type: ClassVar[str] = "StandbyProvisioned"
@@ -143,6 +146,7 @@ class StandbyProvisioned(Event):
     attempt: int
     host: Host
     host_ca: str = ""
+    renew_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +168,7 @@ class ProvisionFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitScheduled(Event):
-    """The next attempt begins at ``until``."""
+    """The next attempt begins at ``until``; ``hint`` says what might help before that."""
 
     type: ClassVar[str] = "WaitScheduled"
 
@@ -172,6 +176,7 @@ class WaitScheduled(Event):
     attempt: int
     until: datetime
     reason: str
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,11 +199,15 @@ class GpuReady(Event):
     host: Host
     restore_deadline: datetime
     host_ca: str = ""
+    renew_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrimaryFenced(Event):
-    """A GPU that must not serve was seen unable to: ``how`` is ``stopped`` or ``destroyed``."""
+    """A machine that must not serve was seen unable to: ``how`` is ``stopped`` or ``destroyed``.
+
+    It is the GPU that was given up, or a standby that another one replaces.
+    """
 
     type: ClassVar[str] = "PrimaryFenced"
 
@@ -206,6 +215,7 @@ class PrimaryFenced(Event):
     provider_id: str
     how: str
     seen_at: datetime | None = None
+    role: Role = Role.GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,12 +259,44 @@ class SpendLimitReached(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandbyLost(Event):
-    """The standby is gone or does not answer: no failover is possible until it is back."""
+    """The standby is gone or does not answer: no failover is possible until it is back.
+
+    ``gone``: its provider says that it is no more, and its disk with it.
+    """
 
     type: ClassVar[str] = "StandbyLost"
 
     machine: MachineId
     reason: str
+    evidence: tuple[str, ...] = ()
+    gone: bool = False
+    lost_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandbyLossRefused(Event):
+    """Somebody says that the standby is lost and we do not believe it, or cannot tell yet.
+
+    ``recheck_at`` when we look again.
+    """
+
+    type: ClassVar[str] = "StandbyLossRefused"
+
+    machine: MachineId
+    reason: str
+    recheck_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandbyStale(Event):
+    """The newest copy is older than the policy allows: no automatic failover until a newer one."""
+
+    type: ClassVar[str] = "StandbyStale"
+
+    machine: MachineId
+    generation: str
+    reason: str
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +310,28 @@ class StandbyRestored(Event):
 
     host: Host
     generation: str = ""
+    renew_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalDue(Event):
+    """The host certificate of a host in service is to be renewed now."""
+
+    type: ClassVar[str] = "RenewalDue"
+
+    machine: MachineId
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostRenewed(Event):
+    """A host in service has a fresh host certificate; the next one is due at ``renew_at``."""
+
+    type: ClassVar[str] = "HostRenewed"
+
+    machine: MachineId
+    role: Role
+    renew_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,13 +381,17 @@ class FailoverStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailoverRefused(Event):
-    """No failover although one was asked for, and why. ``recheck_at`` when we look again."""
+    """No failover although one was asked for, and why. ``recheck_at`` when we look again.
+
+    ``hint`` says what a person may do about it.
+    """
 
     type: ClassVar[str] = "FailoverRefused"
 
     machine: MachineId
     reason: str
     recheck_at: datetime | None = None
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

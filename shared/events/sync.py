@@ -34,6 +34,20 @@ class SyncCompleted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfirmed(Event):
+    """The newest generation was compared with its source and is still all there is.
+
+    Said now and then, not at each sync: it is what tells an idle workspace from a stale copy.
+    """
+
+    type: ClassVar[str] = "GenerationConfirmed"
+
+    generation: str
+    source: MachineId
+    taken_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SyncFailed(Event):
     """A sync did not end in a sealed generation; the last one is untouched."""
 

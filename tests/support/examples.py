@@ -17,6 +17,7 @@ from shared.events.recovery import (
     GpuReady,
     OfferSelected,
     StandbyFrozen,
+    StandbyLost,
     StandbyProvisioned,
 )
 from shared.events.requests import RequestReceived
@@ -25,6 +26,10 @@ from shared.machines import Host, MachineId, Role, WorkspaceName
 
 WS = WorkspaceName("train")
 START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+RENEW_AT = START + timedelta(days=30)
+"""Far away: no story but one about it meets a renewal."""
 
 
 def at(seconds: float) -> datetime:
@@ -116,7 +121,9 @@ class Story:
 
     def registered(self) -> "Story":
         self.ask("register", path="/workspace", origin="empty")
-        self.tell(StandbyProvisioned(workspace=WS, epoch=0, attempt=1, host=STANDBY))
+        self.tell(
+            StandbyProvisioned(workspace=WS, epoch=0, attempt=1, host=STANDBY, renew_at=RENEW_AT)
+        )
         return self
 
     def searching(self) -> "Story":
@@ -175,6 +182,7 @@ class Story:
                 attempt=self.state.attempt.number,
                 host=host,
                 restore_deadline=self.now + timedelta(seconds=600),
+                renew_at=RENEW_AT,
             )
         )
 
@@ -227,7 +235,7 @@ class Story:
             )
         )
         self.sync(host)
-        self.now += timedelta(seconds=3600)
+        self.now += timedelta(seconds=60)
         return host
 
     def suspect(self, host: Host, *, positive: bool = False) -> list[Event]:
@@ -241,6 +249,34 @@ class Story:
                 threshold=3,
                 reason="no answer",
                 positive=positive,
+            )
+        )
+
+    def suspect_standby(self) -> list[Event]:
+        return self.tell(
+            ThresholdReached(
+                workspace=WS,
+                epoch=self.state.epoch,
+                machine=STANDBY.id,
+                role=Role.STANDBY,
+                failures=3,
+                threshold=3,
+                reason="no answer",
+                positive=False,
+            )
+        )
+
+    def ask_failover_then_lose_standby(self) -> None:
+        """The worst night: the GPU was given up, and then the only copy was gone."""
+        self.syncing()
+        self.ask("failover")
+        self.tell(
+            StandbyLost(
+                workspace=WS,
+                epoch=self.state.epoch,
+                machine=STANDBY.id,
+                reason="gce says that the machine is gone",
+                gone=True,
             )
         )
 

@@ -12,9 +12,9 @@ from services.recovery.domain import effects
 from services.recovery.domain.deadlines import due
 from services.recovery.domain.effects import Effect
 from services.recovery.domain.obligations import assignment, pending
-from services.recovery.domain.state import End, Phase, State
+from services.recovery.domain.state import End, Phase, State, Suspicion
 from services.recovery.domain.sweep import zombie
-from services.recovery.domain.verdict import verdict
+from services.recovery.domain.verdict import standby_verdict, verdict, without_standby
 from services.recovery.domain.world import Rental, RentalStatus, Sighting
 from shared.assignments import Assignment, SyncMode
 from shared.events import Event
@@ -22,19 +22,28 @@ from shared.events.health import HealthRestored, ThresholdReached
 from shared.events.recovery import (
     FailbackCompleted,
     FailoverCompleted,
+    FailoverStarted,
     GpuProvisioned,
     GpuReady,
+    HostRenewed,
     NoticeSent,
     OfferSelected,
     OrphanDestroyed,
     PrimaryFenced,
     ProvisionFailed,
     StandbyFrozen,
+    StandbyLost,
     StandbyProvisioned,
     StandbyRestored,
     StandbyThawed,
 )
-from shared.events.sync import RestoreDone, RestoreFailed, SyncCompleted, SyncFailed
+from shared.events.sync import (
+    GenerationConfirmed,
+    RestoreDone,
+    RestoreFailed,
+    SyncCompleted,
+    SyncFailed,
+)
 from shared.machines import Host, MachineId, Role
 from tests.support.examples import STANDBY, WS, Story
 
@@ -186,14 +195,28 @@ class Play:
                 yield self._ready(host, effect.attempt)
             case effects.ConfirmDeath():
                 yield self._verdict(effect)
+            case effects.ConfirmStandbyLoss():
+                yield self._standby_verdict(effect)
+            case effects.RenewHost(host=host, role=role) if self.runs(host):
+                yield HostRenewed(
+                    workspace=WS,
+                    epoch=effect.epoch,
+                    machine=host.id,
+                    role=role,
+                    renew_at=self._in(21_600),
+                )
+            case effects.PromoteStandby(host=host) if standby_there and not self.holds(host):
+                yield StandbyRestored(workspace=WS, epoch=effect.epoch, host=host)
+            case effects.PromoteStandby() if lost := self._found_lost():
+                yield lost
+            case effects.SwitchToGpu(standby=Host()) if lost := self._found_lost():
+                yield lost
             case effects.PromoteStandby(host=host) if standby_there:
                 yield FailoverCompleted(
                     workspace=WS,
                     epoch=effect.epoch,
                     standby=host.id,
-                    generation=self.machines[host.provider_id].holds
-                    if host.provider_id in self.machines
-                    else self.state.generation,
+                    generation=self.holds(host),
                     seconds=0.5,
                 )
             case effects.FreezeStandby() if standby_there:
@@ -227,10 +250,22 @@ class Play:
                     channel="log",
                 )
 
+    def holds(self, standby: Host) -> str:
+        """The newest generation on its disk; of a host of the user's own we know what was said."""
+        vm = self.machines.get(standby.provider_id)
+        return vm.holds if vm else self.state.generation
+
     def _standby(self, effect: effects.ProvisionStandby) -> Iterator[Event]:
-        """A host that holds no generation refuses to serve, except in the very beginning."""
+        """One that was lost is started again, or found to be gone."""
         if effect.own is not None:
             host = effect.own
+        elif effect.revive is not None:
+            vm = self.machines.get(effect.revive.provider_id)
+            if vm is None:
+                yield self._lost(effect.revive, gone=True)
+                return
+            vm.set(RentalStatus.RUNNING)
+            host = effect.revive
         else:
             found = self.labelled(effect.label)
             if not found:
@@ -239,16 +274,51 @@ class Play:
             found[0].set(RentalStatus.RUNNING)
             rental = found[0].rental
             host = replace(STANDBY, id=effect.label, provider_id=rental.provider_id)
-        vm = self.machines.get(host.provider_id)
-        holds = vm.holds if vm else self.state.generation
-        if effect.serve and not holds and effect.epoch:
-            return
-        if effect.revive is None:
-            yield StandbyProvisioned(
-                workspace=WS, epoch=effect.epoch, attempt=effect.attempt, host=host
+        renew_at = self._in(21_600)
+        if effect.again:
+            yield StandbyRestored(
+                workspace=WS,
+                epoch=effect.epoch,
+                host=host,
+                generation=self.holds(host),
+                renew_at=renew_at,
             )
         else:
-            yield StandbyRestored(workspace=WS, epoch=effect.epoch, host=host, generation=holds)
+            yield StandbyProvisioned(
+                workspace=WS,
+                epoch=effect.epoch,
+                attempt=effect.attempt,
+                host=host,
+                renew_at=renew_at,
+            )
+
+    def _found_lost(self) -> Event | None:
+        """What the provider says of a standby that should do something and does not answer."""
+        host = self.state.standby.host
+        if host is None or self.runs(host):
+            return None
+        return self._lost(host, gone=host.provider_id not in self.machines)
+
+    def _lost(self, host: Host, *, gone: bool) -> Event:
+        return StandbyLost(
+            workspace=WS,
+            epoch=self.state.epoch,
+            machine=host.id,
+            reason="gce says so",
+            gone=gone,
+            lost_at=self.story.now,
+        )
+
+    def _standby_verdict(self, effect: effects.ConfirmStandbyLoss) -> Event:
+        vm = self.machines.get(effect.host.provider_id)
+        return standby_verdict(
+            self.state,
+            effect,
+            sighting=Sighting.ANSWERS if self.runs(effect.host) else Sighting.SILENT,
+            rental=vm.rental if vm else None,
+            provider_silent="",
+            now=self.story.now,
+        )
 
     def _offer(self, effect: effects.SearchOffers) -> Event:
         return OfferSelected(
@@ -278,11 +348,12 @@ class Play:
             attempt=attempt,
             host=host,
             restore_deadline=self._in(600),
+            renew_at=self._in(21_600),
         )
 
     def _verdict(self, effect: effects.ConfirmDeath) -> Event:
         vm = self.machines.get(effect.host.provider_id)
-        return verdict(
+        event = verdict(
             self.state,
             effect,
             sighting=Sighting.ANSWERS if self.runs(effect.host) else Sighting.SILENT,
@@ -290,6 +361,9 @@ class Play:
             provider_silent="",
             now=self.story.now,
         )
+        if isinstance(event, FailoverStarted) and not self.runs(self.state.standby.host):
+            return self._found_lost() or without_standby(self.state, effect, now=self.story.now)
+        return event
 
     def _fenced(self, effect: effects.Fence) -> Event:
         condemned = effect.condemned
@@ -348,6 +422,8 @@ class Play:
         if order.seal > self.state.sealed or waited_for:
             self._seal(order, source)
             return True
+        if order.mode is SyncMode.MIRROR:
+            return self._confirm(order, source)
         if order.candidate is None or order.mode not in {SyncMode.RESTORE, SyncMode.FINAL}:
             return False
         if not self.runs(order.candidate):
@@ -382,6 +458,23 @@ class Play:
                 seal=order.seal,
             )
         )
+
+    def _confirm(self, order: Assignment, source: Host) -> bool:
+        """Say now and then that the newest generation is still all there is."""
+        known = self.state.generation_at
+        pause = timedelta(seconds=order.policy.generation_age_max / 3)
+        if known is not None and self.story.now - known < pause:
+            return False
+        self.story.tell(
+            GenerationConfirmed(
+                workspace=WS,
+                epoch=order.epoch,
+                generation=self.state.generation,
+                source=source.id,
+                taken_at=self.story.now,
+            )
+        )
+        return True
 
     def _restored(self, order: Assignment, candidate: Host) -> Event:
         return RestoreDone(
@@ -428,7 +521,7 @@ class Play:
             if not self.runs(host):
                 self.story.tell(self.suspicion(host, role))
                 spoken = True
-            elif self.state.suspicion and self.state.suspicion.machine == host.id:
+            elif any(s and s.machine == host.id for s in self._suspicions()):
                 self.story.tell(
                     HealthRestored(
                         workspace=WS,
@@ -440,6 +533,9 @@ class Play:
                 )
                 spoken = True
         return spoken
+
+    def _suspicions(self) -> tuple[Suspicion | None, ...]:
+        return self.state.suspicion, self.state.standby.suspicion
 
     def suspicion(self, host: Host, role: Role) -> Event:
         return ThresholdReached(

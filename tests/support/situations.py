@@ -168,7 +168,7 @@ def syncing() -> Story:
 
 def syncing_within_the_cooldown() -> Story:
     story = syncing()
-    story.now -= timedelta(seconds=3595)
+    story.now -= timedelta(seconds=55)
     return story
 
 

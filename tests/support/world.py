@@ -7,6 +7,7 @@ It survives when the process under test dies, as the real one does. ``die_at`` k
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -17,6 +18,9 @@ from services.recovery.driver import Driver
 from services.recovery.keeper import Keeper
 from services.recovery.ports import (
     Backend,
+    HostUnreachableError,
+    NoCapacityError,
+    NoGenerationError,
     NoticeError,
     Offer,
     Order,
@@ -30,15 +34,16 @@ from services.recovery.ports import (
 from services.recovery.service import Recovery
 from services.recovery.sweeper import Sweeper
 from shared.assignments import Assignment, SyncMode
+from shared.clock import Now
 from shared.envelope import Envelope
 from shared.eventlog.memory import MemoryLog
 from shared.events import SPEAKER, Event
 from shared.events.health import ThresholdReached
 from shared.events.requests import RequestReceived
-from shared.events.sync import RestoreDone, SyncCompleted
+from shared.events.sync import GenerationConfirmed, RestoreDone, SyncCompleted
 from shared.machines import Host, MachineId, Role, WorkspaceName
 from shared.policy import Policy
-from tests.support.virtual_time import now
+from tests.support.virtual_time import START, now
 
 WS = WorkspaceName("train")
 PORT = 20000
@@ -61,13 +66,25 @@ class Ids:
 
 @dataclass
 class Machine:
+    """``generation`` is the newest on its disk: it lives and dies with the machine.
+
+    ``hung``: it runs and does not answer until it is started anew.
+    """
+
     rental: Rental
     role: Role
     orders: int = 1
+    generation: str = ""
+    spot: bool = True
+    hung: bool = False
 
 
 class MemoryCloud:
-    """A provider and a market. ``answers_lost``: so many creations happen without an answer."""
+    """A provider and a market. ``answers_lost``: so many creations happen without an answer.
+
+    ``no_room``: so many starts of stopped machines are refused for want of capacity;
+    ``sold_out``: the market has no offer.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -77,6 +94,8 @@ class MemoryCloud:
         self.silent = 0
         self.undying = 0  # so many calls to stop change nothing
         self.alive_max = 0
+        self.no_room = 0
+        self.sold_out = False
         self._next = 100
 
     async def provision(self, order: Order) -> Rental:
@@ -98,7 +117,8 @@ class MemoryCloud:
             port=22,
             price_per_hour=0.2,
         )
-        self.machines[provider_id] = Machine(rental, order.role)
+        spot = order.policy.standby_spot
+        self.machines[provider_id] = Machine(rental, order.role, spot=spot)
         self.created.append(order.label)
         self.alive_max = max(self.alive_max, len(self.running()))
         if self.answers_lost:
@@ -117,7 +137,12 @@ class MemoryCloud:
         return tuple(m.rental for m in self.machines.values() if m.rental.label.startswith(prefix))
 
     async def start(self, provider_id: str) -> None:
+        await asyncio.sleep(0.2)
+        if self.no_room:
+            self.no_room -= 1
+            raise NoCapacityError("the zone has no room for e2-medium")
         self.set(provider_id, RentalStatus.RUNNING)
+        self.machines[provider_id].hung = False
 
     async def stop(self, provider_id: str) -> bool:
         if self.undying:
@@ -143,25 +168,29 @@ class MemoryCloud:
         ]
 
     async def search(self, policy: Policy) -> Sequence[Offer]:
-        return [
-            Offer(
-                id=str(n),
-                market_machine=f"m{n}",
-                owner=f"h{n}",
-                gpu_name="RTX 4090",
-                gpu_count=1,
-                gpu_ram_gb=24,
-                price_per_hour=0.2 + n / 100,
-                bid_min=0.1,
-                reliability=0.99,
-                country="JP",
-                down_mbps=500,
-                up_mbps=500,
-                direct_ports=10,
-                verified=True,
-            )
-            for n in range(5)
-        ]
+        return (
+            []
+            if self.sold_out
+            else [
+                Offer(
+                    id=str(n),
+                    market_machine=f"m{n}",
+                    owner=f"h{n}",
+                    gpu_name="RTX 4090",
+                    gpu_count=1,
+                    gpu_ram_gb=24,
+                    price_per_hour=0.2 + n / 100,
+                    bid_min=0.1,
+                    reliability=0.99,
+                    country="JP",
+                    down_mbps=500,
+                    up_mbps=500,
+                    direct_ports=10,
+                    verified=True,
+                )
+                for n in range(5)
+            ]
+        )
 
 
 class MemoryHosts:
@@ -181,22 +210,33 @@ class MemoryHosts:
         return host
 
     async def prepare(self, host: Host, plan: Plan) -> None:
+        self._running(host)
         self.log.append(f"prepare {host.id}")
 
     async def look(self, host: Host, *, workspace: WorkspaceName, epoch: int) -> Sighting:
-        for cloud in self._clouds:
-            machine = cloud.machines.get(host.provider_id)
-            if machine and machine.rental.status is RentalStatus.RUNNING:
-                return Sighting.ANSWERS
-        return Sighting.SILENT
+        try:
+            self._running(host)
+        except HostUnreachableError:
+            return Sighting.SILENT
+        return Sighting.ANSWERS
 
     async def promote(
         self, standby: Host, *, workspace: WorkspaceName, epoch: int, serve: bool
     ) -> Promotion:
+        machine = self._running(standby)
         assert epoch >= self.epoch, "an older epoch must never come back"
         self.epoch, self.serving, self.frozen = epoch, serve, False
+        if serve and epoch and not machine.generation:
+            raise NoGenerationError(f"{standby.id}: there is no generation to serve from")
         self.log.append(f"promote {epoch} {'serve' if serve else 'retire'}")
-        return Promotion(generation="g", files=1, bytes=1000, age_seconds=1.0)
+        return Promotion(generation=machine.generation, files=1, bytes=1000, age_seconds=1.0)
+
+    def _running(self, host: Host) -> Machine:
+        for cloud in self._clouds:
+            machine = cloud.machines.get(host.provider_id)
+            if machine and machine.rental.status is RentalStatus.RUNNING and not machine.hung:
+                return machine
+        raise HostUnreachableError(f"{host.id}: nobody answers")
 
     async def freeze(
         self, standby: Host, *, workspace: WorkspaceName, epoch: int, timeout: float
@@ -260,10 +300,17 @@ class MemoryNotices:
 
 
 class DyingLog(MemoryLog):
-    """The log outlives the process; ``die_at`` counts appends down to the kill."""
+    """The log outlives the process; ``die_at`` counts appends down to the kill.
+
+    ``upon``: what happens to the world, once, in the moment an event of a type is recorded.
+    """
 
     die_at: int | None = None
     appends = 0
+
+    def __init__(self, *, now: Now) -> None:
+        super().__init__(now=now)
+        self.upon: dict[str, Callable[[], object]] = {}
 
     async def append(
         self, envelopes: Sequence[Envelope], *, term: int, expected_version: int
@@ -271,7 +318,10 @@ class DyingLog(MemoryLog):
         self.appends += 1
         if self.die_at is not None and self.appends == self.die_at:
             raise ProcessKilled
-        return await super().append(envelopes, term=term, expected_version=expected_version)
+        written = await super().append(envelopes, term=term, expected_version=expected_version)
+        for envelope in written:
+            self.upon.pop(envelope.event.type, lambda: None)()
+        return written
 
 
 @dataclass
@@ -294,6 +344,7 @@ class World:
         self.recovery: Recovery | None = None
         self._waiting: list[tuple[int, Event]] = []
         self._reported: set[object] = set()
+        self._confirmed = START
 
     def state(self) -> State:
         assert self.recovery is not None
@@ -311,6 +362,11 @@ class World:
                         raise
                     self.restarts += 1
                     await asyncio.sleep(1.0)
+
+    async def quiet(self, seconds: float) -> None:
+        """Run the process for so long, with nothing to reach."""
+        end = now() + timedelta(seconds=seconds)
+        await self.life(lambda _: now() >= end, seconds=2 * seconds + 60)
 
     async def _one_life(self, until: Callable[[State], bool]) -> None:
         term = await self.log.acquire("recovery", 1_000_000)
@@ -395,10 +451,18 @@ class World:
             return
         source = order.primary if order.mode is SyncMode.MIRROR else order.standby
         key = (order.epoch, order.mode, order.seal, order.attempt)
-        if source is not None and key not in self._reported:
-            self._reported.add(key)
-            self.say(_synced(order, source))
+        if source is None or not self._running(order.standby) or not self._running(source):
             return
+        if key not in self._reported:
+            self._reported.add(key)
+            synced = _synced(order, source)
+            self._machine(order.standby).generation = synced.generation
+            self._confirmed = now()
+            self.say(synced)
+            return
+        if (now() - self._confirmed).total_seconds() > order.policy.generation_age_max / 3:
+            self._confirmed = now()
+            self.say(_confirmed(order, source, self._machine(order.standby).generation))
         if order.candidate is None or order.mode not in {SyncMode.RESTORE, SyncMode.FINAL}:
             return
         done = (*key, order.round, "restored")
@@ -407,6 +471,43 @@ class World:
             self.say(_restored(order, order.candidate))
 
     # --- what happens to it --------------------------------------------------------------------
+
+    def _machine(self, host: Host) -> Machine:
+        cloud = self.gce if host.provider_id in self.gce.machines else self.vast
+        return cloud.machines[host.provider_id]
+
+    def _running(self, host: Host) -> bool:
+        known = {**self.gce.machines, **self.vast.machines}.get(host.provider_id)
+        return known is not None and known.rental.status is RentalStatus.RUNNING
+
+    def preempt(self) -> Host:
+        """The provider takes the standby away; its disk stays."""
+        standby = self.state().standby.host
+        assert standby is not None
+        self.gce.set(standby.provider_id, RentalStatus.STOPPED)
+        return standby
+
+    def delete_standby(self) -> Host:
+        """The standby is no more, disk and all."""
+        standby = self.state().standby.host
+        assert standby is not None
+        del self.gce.machines[standby.provider_id]
+        return standby
+
+    def threshold(self, host: Host, role: Role, reason: str = "no answer") -> None:
+        """What health says of a host that it holds for dead."""
+        self.say(
+            ThresholdReached(
+                workspace=WS,
+                epoch=self.state().epoch,
+                machine=host.id,
+                role=role,
+                failures=3,
+                threshold=3,
+                reason=reason,
+                positive=False,
+            )
+        )
 
     def outbid(self, host: Host) -> None:
         self.vast.set(host.provider_id, RentalStatus.STOPPED)
@@ -446,6 +547,16 @@ def _synced(order: Assignment, source: Host) -> SyncCompleted:
         completed_at=now(),
         taken_at=now(),
         seal=order.seal,
+    )
+
+
+def _confirmed(order: Assignment, source: Host, generation: str) -> GenerationConfirmed:
+    return GenerationConfirmed(
+        workspace=WS,
+        epoch=order.epoch,
+        generation=generation,
+        source=source.id,
+        taken_at=now(),
     )
 
 

@@ -14,6 +14,7 @@ from shared.events.recovery import (
     OrphanDestroyed,
     PrimaryFenced,
     ProvisionRequested,
+    StandbyLost,
     StandbyProvisioned,
     StandbyRestored,
     ZombieSeen,
@@ -32,6 +33,8 @@ def evolve(billed: Billed, envelope: Envelope) -> Billed:
             return rented(billed, host, Role.GPU, attempt, envelope.time)
         case StandbyProvisioned(host=host, attempt=attempt):
             return rented(billed, host, Role.STANDBY, attempt, envelope.time)
+        case StandbyLost(machine=machine, gone=True):
+            return without(billed, machine)
         case StandbyRestored(host=host):
             return rented(billed, host, Role.STANDBY, 0, envelope.time)
         case PrimaryFenced(how="stopped", machine=machine):

@@ -25,6 +25,7 @@ class Severity(StrEnum):
 _SEVERITIES: dict[type[Event], Severity] = {
     recovery.StandbyProvisioned: Severity.SUCCESS,
     recovery.StandbyRestored: Severity.SUCCESS,
+    recovery.StandbyStale: Severity.WARNING,
     recovery.StandbyThawed: Severity.SUCCESS,
     recovery.FailoverCompleted: Severity.SUCCESS,
     recovery.PrimaryFenced: Severity.SUCCESS,
@@ -165,7 +166,8 @@ def _(event: recovery.OfferSelected) -> str:
 @tell.register
 def _(event: recovery.ProvisionRequested) -> str:
     if event.role is Role.STANDBY:
-        return f"creating the standby as {event.label}, attempt {event.attempt}"
+        kind = ", on demand" if event.on_demand else ""
+        return f"creating the standby as {event.label}, attempt {event.attempt}{kind}"
     return f"renting a GPU as {event.label}, attempt {event.attempt}, bid {price(event.bid)}"
 
 
@@ -201,13 +203,15 @@ def _(event: recovery.EffectFailing) -> str:
 @tell.register
 def _(event: recovery.WaitScheduled) -> str:
     what = " for a standby" if event.role is Role.STANDBY else ""
-    return f"attempt {event.attempt}{what} at {clock(event.until)}: {event.reason}"
+    when = clock(event.until)
+    return f"attempt {event.attempt}{what} at {when}: {event.reason}{_hint(event.hint)}"
 
 
 @tell.register
 def _(event: recovery.WaitEnded) -> str:
     if event.attempt == 0:
-        return "looking again whether the primary is dead"
+        who = "standby is lost" if event.role is Role.STANDBY else "primary is dead"
+        return f"looking again whether the {who}"
     what = "a standby" if event.role is Role.STANDBY else "a GPU"
     return f"the wait is over: attempt {event.attempt} at {what}"
 
@@ -219,7 +223,7 @@ def _(event: recovery.GpuReady) -> str:
 
 @tell.register
 def _(event: recovery.PrimaryFenced) -> str:
-    return f"the old GPU {event.machine} was seen {event.how}: it cannot serve"
+    return f"the old {_role(event.role)} {event.machine} was seen {event.how}: it cannot serve"
 
 
 @tell.register
@@ -234,7 +238,31 @@ def _(event: recovery.OrphanDestroyed) -> str:
 
 @tell.register
 def _(event: recovery.StandbyLost) -> str:
-    return f"the standby {event.machine} is lost: {event.reason}; no failover until it is back"
+    disk = ", and its disk with it" if event.gone else ""
+    return (
+        f"the standby {event.machine} is lost{disk}: {event.reason}; no failover until it is back"
+    )
+
+
+@tell.register
+def _(event: recovery.StandbyLossRefused) -> str:
+    again = f"; looking again at {clock(event.recheck_at)}" if event.recheck_at else ""
+    return f"the standby is not given up: {event.reason}{again}"
+
+
+@tell.register
+def _(event: recovery.StandbyStale) -> str:
+    return f"the copy is stale: {event.reason}{_hint(event.hint)}"
+
+
+@tell.register
+def _(event: recovery.RenewalDue) -> str:
+    return f"the host certificate of {event.machine} is to be renewed"
+
+
+@tell.register
+def _(event: recovery.HostRenewed) -> str:
+    return f"{event.machine} has a new host certificate; the next at {clock(event.renew_at)}"
 
 
 @tell.register
@@ -254,7 +282,7 @@ def _(event: recovery.FailoverStarted) -> str:
 @tell.register
 def _(event: recovery.FailoverRefused) -> str:
     again = f"; looking again at {clock(event.recheck_at)}" if event.recheck_at else ""
-    return f"no failover: {event.reason}{again}"
+    return f"no failover: {event.reason}{_hint(event.hint)}{again}"
 
 
 @tell.register
@@ -357,6 +385,11 @@ def _(event: sync.SyncCompleted) -> str:
         f"generation {generation(event.generation)} sealed: {count(event.files, 'file')}, "
         f"{size(event.bytes)}, {size(event.bytes_changed)} new, in {span(event.seconds)}{moving}"
     )
+
+
+@tell.register
+def _(event: sync.GenerationConfirmed) -> str:
+    return f"generation {generation(event.generation)} is still all there is on {event.source}"
 
 
 @tell.register

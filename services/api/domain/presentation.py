@@ -5,7 +5,7 @@ What depends on the time of reading (lag, cost so far) is computed here, from ``
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from services.api.domain import wording
@@ -25,6 +25,8 @@ from services.api.domain.views import (
 from shared.machines import Role
 
 Json = dict[str, Any]
+
+BEFORE = datetime.min.replace(tzinfo=UTC)
 
 
 def as_json(view: WorkspaceView, now: datetime, *, endpoint_host: str | None = None) -> Json:
@@ -91,6 +93,10 @@ def next_step(view: WorkspaceView) -> str | None:
     """What a person might type now, with why; None when there is nothing to do."""
     if view.halted is not None and view.phase is Phase.HALTED:
         return view.halted.hint or f"dumont recover {view.name}"
+    if view.refused is not None and view.recheck_at is not None and view.refused.hint:
+        return view.refused.hint
+    if view.stale is not None and view.stale.hint:
+        return view.stale.hint
     if view.held is not None:
         return view.held.hint
     if view.step is Step.AWAITING_UPLOAD:
@@ -163,8 +169,8 @@ def _status(view: WorkspaceView, machine: Machine, role: Role) -> str:
 
 
 def _lag(view: WorkspaceView, now: datetime) -> Json:
-    """What would be lost if the GPU died now. Syncs that find nothing new are not recorded, so
-    the seconds are an upper bound, and the bytes an estimate from the last change.
+    """What would be lost if the GPU died now. Syncs that find nothing new are recorded now and
+    then only, so the seconds are an upper bound, and the bytes an estimate from the last change.
     """
     if view.serving is not Role.GPU:
         text = "the standby serves: it holds the only copy" if view.serving else "nobody serves"
@@ -177,7 +183,8 @@ def _lag(view: WorkspaceView, now: datetime) -> Json:
         }
     failing_over = view.phase is Phase.FAILING_OVER and view.failover is not None
     until = view.failover.started_at if failing_over and view.failover else now
-    seconds = max(0.0, (until - view.last_generation.taken_at).total_seconds())
+    equal_at = max(view.last_generation.taken_at, view.confirmed_at or BEFORE)
+    seconds = max(0.0, (until - equal_at).total_seconds())
     lost = None if view.change_rate is None else round(view.change_rate * seconds)
     about = f", about {wording.size(lost)} at the last rate" if lost is not None else ""
     text = f"if the GPU died now: at most the last {wording.span(seconds)} of changes{about}"
@@ -237,6 +244,7 @@ def _refused(view: WorkspaceView) -> Json | None:
         return None
     return {
         "reason": view.refused.reason,
+        "hint": view.refused.hint,
         "at": wording.iso(view.refused.at),
         "recheck_at": _time(view.recheck_at),
     }

@@ -99,6 +99,16 @@ def _born(event: recovery.WorkspaceRegistered, envelope: Envelope) -> WorkspaceV
     )
 
 
+_HALTS_FROM = {
+    Phase.RECOVERING,
+    Phase.ON_STANDBY,
+    Phase.FAILING_OVER,
+    Phase.FAILING_BACK,
+    Phase.HALTED,
+}
+_STANDBY_SERVES = {Phase.ON_STANDBY, Phase.RECOVERING}
+
+
 # --- one function an event -----------------------------------------------------------------------
 
 
@@ -170,7 +180,9 @@ def _(event: recovery.StandbyProvisioned, view: WorkspaceView, envelope: Envelop
 def _(event: recovery.StandbyLost, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
     standby = replace(view.standby, dead=True) if view.standby else None
     lost = Trouble(reason=f"the standby is lost: {event.reason}", at=envelope.time)
-    return replace(view, standby=standby, standby_lost=lost)
+    was_to_serve = view.serving is Role.STANDBY or view.phase is Phase.FAILING_OVER
+    serving = None if event.gone and was_to_serve else view.serving
+    return replace(view, standby=standby, standby_lost=lost, serving=serving, stale=None)
 
 
 @_apply.register
@@ -180,10 +192,16 @@ def _(event: recovery.StandbyRestored, view: WorkspaceView, envelope: Envelope) 
     return replace(
         view,
         standby=Machine(host=event.host),
+        serving=view.serving or (Role.STANDBY if view.phase in _STANDBY_SERVES else None),
         standby_lost=seeding,
         standby_trouble=None,
         standby_next_attempt_at=None,
     )
+
+
+@_apply.register
+def _(event: recovery.StandbyStale, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
+    return replace(view, stale=Trouble(reason=event.reason, hint=event.hint, at=envelope.time))
 
 
 # machines
@@ -298,6 +316,8 @@ def _(event: sync.SyncCompleted, view: WorkspaceView, envelope: Envelope) -> Wor
         change_rate=_change_rate(view.last_generation, sealed),
         last_generation=sealed,
         standby_lost=None if standby_there else view.standby_lost,
+        stale=None,
+        confirmed_at=event.taken_at,
         held=None,
         sync_failure=None,
         sync_failures=0,
@@ -306,6 +326,15 @@ def _(event: sync.SyncCompleted, view: WorkspaceView, envelope: Envelope) -> Wor
     if view.phase is Phase.SEEDING and seeded:
         return replace(view, phase=Phase.SYNCING, step=None)
     return view
+
+
+@_apply.register
+def _(event: sync.GenerationConfirmed, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
+    if view.last_generation is None or view.last_generation.id != event.generation:
+        return view
+    return replace(
+        view, confirmed_at=event.taken_at, stale=None, sync_failure=None, sync_failures=0
+    )
 
 
 @_apply.register
@@ -366,6 +395,7 @@ def _(event: recovery.FailoverStarted, view: WorkspaceView, envelope: Envelope) 
         recovery=None,
         refused=None,
         recheck_at=None,
+        stale=None,
         failover=Failover(started_at=envelope.time, reason=event.reason),
         incident=envelope.correlation,
         billed=billing.marked(view.billed, event.machine, Billing.ENDING),
@@ -374,7 +404,7 @@ def _(event: recovery.FailoverStarted, view: WorkspaceView, envelope: Envelope) 
 
 @_apply.register
 def _(event: recovery.FailoverRefused, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
-    refused = Trouble(reason=event.reason, at=envelope.time)
+    refused = Trouble(reason=event.reason, hint=event.hint, at=envelope.time)
     return replace(view, refused=refused, recheck_at=event.recheck_at)
 
 
@@ -411,7 +441,7 @@ def _(event: recovery.RecoveryStarted, view: WorkspaceView, envelope: Envelope) 
 
 @_apply.register
 def _(event: recovery.RecoveryHalted, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
-    if view.phase not in {Phase.RECOVERING, Phase.ON_STANDBY}:
+    if view.phase not in _HALTS_FROM:
         return view
     halted = Trouble(reason=event.reason, hint=event.hint, at=envelope.time)
     view = _in_recovery(_attempt_ended(view), next_attempt_at=None, deadline=None)

@@ -148,7 +148,8 @@ class WorkspaceView:
     ``serving`` the role that the endpoint points at, None while it points nowhere; ``host_ca`` is
     the public key by which every host of the workspace is known. Attempts at a
     GPU are numbered by recovery, ever upwards: ``attempt`` is the newest that we heard of, and
-    what is up to ``attempts_ended`` is over. ``change_rate``: bytes a second that changed between
+    what is up to ``attempts_ended`` is over. ``confirmed_at``: when sync last found the newest
+    generation to be all that the source has. ``change_rate``: bytes a second that changed between
     the last two generations.
     """
 
@@ -181,6 +182,8 @@ class WorkspaceView:
     recheck_at: datetime | None = None
     halted: Trouble | None = None
     standby_lost: Trouble | None = None
+    stale: Trouble | None = None
+    confirmed_at: datetime | None = None
     standby_trouble: Trouble | None = None
     standby_next_attempt_at: datetime | None = None
     held: Trouble | None = None
@@ -201,6 +204,10 @@ class WorkspaceView:
         """Why the workspace is less protected than it should be, None when it is not."""
         if self.standby_lost is not None:
             return self.standby_lost.reason
+        if self.refused is not None and self.recheck_at is not None:
+            return f"no failover: {self.refused.reason}"
+        if self.stale is not None:
+            return f"the copy is stale: {self.stale.reason}"
         if self.held is not None:
             return f"the copy is held back: {self.held.reason}"
         if self.sync_failures >= self.policy.failover_threshold and self.sync_failure is not None:

@@ -14,6 +14,7 @@ from services.api.domain.views import Phase, WorkspaceView
 from services.api.routes.front import AFront, AnAsker, Asker, AWorkspace, Front
 from services.api.routes.problems import ProblemError
 from services.api.schemas import (
+    FailoverRequest,
     GenerationsShown,
     OperationShown,
     Problem,
@@ -136,8 +137,26 @@ def _verb(verb: str, summary: str) -> None:
         return await _ask(front, who, view, verb, body.reason if body else "")
 
 
+@router.post(
+    "/{name}/failover",
+    status_code=HTTPStatus.ACCEPTED,
+    operation_id="failover",
+    response_model=OperationShown,
+    responses={503: TAKEN[503]},
+)
+async def failover(
+    front: AFront,
+    who: AnAsker,
+    view: AWorkspace,
+    body: Annotated[FailoverRequest | None, Body()] = None,
+) -> Response:
+    """Make the standby the primary now, whatever the GPU does."""
+    asked = body or FailoverRequest()
+    more = {"allow_data_loss": True} if asked.allow_data_loss else {}
+    return await _ask(front, who, view, "failover", asked.reason, **more)
+
+
 for _name, _summary in {
-    "failover": "Make the standby the primary now, whatever the GPU does",
     "recover": "Look for a GPU and go back to it",
     "failback": "Go back to the GPU that is being brought up",
     "pause": "Turn automatic failover and recovery off",
@@ -148,7 +167,9 @@ for _name, _summary in {
     _verb(_name, _summary)
 
 
-async def _ask(front: Front, who: Asker, view: WorkspaceView, verb: str, reason: str) -> Response:
+async def _ask(
+    front: Front, who: Asker, view: WorkspaceView, verb: str, reason: str, **more: object
+) -> Response:
     if view.phase is Phase.REMOVED:
         raise ProblemError(
             HTTPStatus.CONFLICT,
@@ -156,7 +177,7 @@ async def _ask(front: Front, who: Asker, view: WorkspaceView, verb: str, reason:
             f"workspace {view.name!r} was removed",
             hint="its timeline stays readable; register another name",
         )
-    arguments = {"reason": reason} if reason else {}
+    arguments = {**({"reason": reason} if reason else {}), **more}
     return _taken(await _submit(front, who, verb, view.name, arguments))
 
 

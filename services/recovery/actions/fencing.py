@@ -67,4 +67,5 @@ def _fenced(at: Tools, state: State, condemned: Condemned, provider_id: str, how
         provider_id=provider_id,
         how=how,
         seen_at=at.now(),
+        role=condemned.role,
     )

@@ -191,6 +191,7 @@ def _gpu_ready(at: Tools, state: State, epoch: int, attempt: int, host: Host) ->
         host=host,
         restore_deadline=at.now() + timedelta(seconds=seconds),
         host_ca=at.host_ca(state.workspace),
+        renew_at=at.now() + timedelta(seconds=at.pace.renewal),
     )
 
 

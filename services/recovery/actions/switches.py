@@ -1,8 +1,10 @@
 """Changes of primary: looking at a suspect, promoting, freezing, switching back."""
 
 import asyncio
+from datetime import datetime
 
-from services.recovery.actions.tools import Outcomes, Tools
+from services.recovery.actions.standby import found_lost
+from services.recovery.actions.tools import Outcomes, Tools, view_of
 from services.recovery.domain.effects import (
     ConfirmDeath,
     FreezeStandby,
@@ -11,47 +13,52 @@ from services.recovery.domain.effects import (
     ThawStandby,
 )
 from services.recovery.domain.state import State
-from services.recovery.domain.verdict import verdict
-from services.recovery.ports import Backend, HostUnreachableError, ProviderError, Rental, Sighting
+from services.recovery.domain.verdict import verdict, without_standby
+from services.recovery.ports import (
+    Backend,
+    HostUnreachableError,
+    NoGenerationError,
+    Promotion,
+    Rental,
+    Sighting,
+)
 from shared.events.recovery import (
     FailbackCompleted,
     FailoverCompleted,
+    FailoverStarted,
     StandbyFrozen,
+    StandbyRestored,
     StandbyThawed,
 )
 from shared.machines import Host
 
 
 async def confirm_death(at: Tools, state: State, effect: ConfirmDeath) -> Outcomes:
-    """Look at the suspected primary ourselves, and ask its provider."""
-    host = effect.host
-    sighting, (rental, silent) = await asyncio.gather(
+    """Look at the suspected primary ourselves, ask its provider, and look at the standby.
+
+    The standby is to take over, so it must be there; and for a host of the user's own, which no
+    provider speaks for, it is the witness that it is not our own network that is down.
+    """
+    host, standby = effect.host, state.standby.host
+    assert standby is not None
+    sighting, standing, (rental, silent) = await asyncio.gather(
         at.hosts.look(host, workspace=state.workspace, epoch=effect.epoch),
-        _provider_view(at, host, state),
+        at.hosts.look(standby, workspace=state.workspace, epoch=effect.epoch),
+        _provider_view(at, host),
     )
+    if host.provider == "ssh" and standing is not Sighting.ANSWERS:
+        silent = "the standby does not answer us either"
     event = verdict(
         state, effect, sighting=sighting, rental=rental, provider_silent=silent, now=at.now()
     )
+    if isinstance(event, FailoverStarted) and standing is Sighting.SILENT:
+        lost = await found_lost(at, state, standby)
+        return (lost or without_standby(state, effect, now=at.now()),)
     return (event,)
 
 
-async def _provider_view(at: Tools, host: Host, state: State) -> tuple[Rental | None, str]:
-    """What the provider shows, or why it could not be asked.
-
-    A host of the user's own has no provider: the standby is the witness that it is not our
-    own network that is down.
-    """
-    if host.provider == "ssh":
-        assert state.standby.host is not None
-        standby = await at.hosts.look(
-            state.standby.host, workspace=state.workspace, epoch=state.epoch
-        )
-        heard = standby is Sighting.ANSWERS
-        return None, "" if heard else "the standby does not answer us either"
-    try:
-        return await at.provider(host.provider).get(host.provider_id), ""
-    except ProviderError as error:
-        return None, f"{host.provider} could not be asked: {error}"
+async def _provider_view(at: Tools, host: Host) -> tuple[Rental | None, str]:
+    return (None, "") if host.provider == "ssh" else await view_of(at, host)
 
 
 async def promote(at: Tools, state: State, effect: PromoteStandby) -> Outcomes:
@@ -59,9 +66,17 @@ async def promote(at: Tools, state: State, effect: PromoteStandby) -> Outcomes:
     began = at.now()
     # Nobody may write to the old primary while the standby takes over.
     await at.keeper.point(state.endpoint_port, None)
-    promotion = await at.hosts.promote(
-        effect.host, workspace=state.workspace, epoch=effect.epoch, serve=True
-    )
+    try:
+        promotion = await at.hosts.promote(
+            effect.host, workspace=state.workspace, epoch=effect.epoch, serve=True
+        )
+    except NoGenerationError:
+        # Its store is empty, whatever the log believed: that is decided on, not tried again.
+        return (StandbyRestored(workspace=state.workspace, epoch=effect.epoch, host=effect.host),)
+    except HostUnreachableError:
+        if lost := await found_lost(at, state, effect.host):
+            return (lost,)
+        raise
     await _lead_to(at, state, effect.host, effect.epoch)
     return (
         FailoverCompleted(
@@ -70,10 +85,18 @@ async def promote(at: Tools, state: State, effect: PromoteStandby) -> Outcomes:
             standby=effect.host.id,
             generation=promotion.generation,
             seconds=(at.now() - began).total_seconds(),
-            generation_age_seconds=promotion.age_seconds,
+            generation_age_seconds=_age(state, promotion, began),
             damaged=promotion.damaged,
         ),
     )
+
+
+def _age(state: State, promotion: Promotion, now: datetime) -> float | None:
+    """A copy that was compared with the GPU since it was sealed is no older than that."""
+    ages = [] if promotion.age_seconds is None else [promotion.age_seconds]
+    if state.generation_at is not None and promotion.generation == state.generation:
+        ages.append(max(0.0, (now - state.generation_at).total_seconds()))
+    return min(ages, default=None)
 
 
 async def _lead_to(at: Tools, state: State, host: Host, epoch: int) -> None:
@@ -116,9 +139,14 @@ async def switch_to_gpu(at: Tools, state: State, effect: SwitchToGpu) -> Outcome
     """Retire the standby, lead the endpoint to the GPU and see it."""
     if effect.standby is not None:
         # The standby's epoch goes first: from here on it takes no orders of the old one.
-        await at.hosts.promote(
-            effect.standby, workspace=state.workspace, epoch=effect.epoch, serve=False
-        )
+        try:
+            await at.hosts.promote(
+                effect.standby, workspace=state.workspace, epoch=effect.epoch, serve=False
+            )
+        except HostUnreachableError:
+            if lost := await found_lost(at, state, effect.standby):
+                return (lost,)
+            raise
     await _lead_to(at, state, effect.host, effect.epoch)
     now = at.now()
     frozen_at = state.attempt.frozen_at or now

@@ -13,6 +13,7 @@ from services.recovery.ports import (
     Market,
     Notices,
     Plan,
+    ProviderError,
     Rental,
 )
 from services.recovery.service import Recovery
@@ -28,12 +29,17 @@ Outcomes = Sequence[Event]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How often to look, in seconds. ``settle``: how long an unanswered rental may show up."""
+    """How often to look, in seconds. ``settle``: how long an unanswered rental may show up.
+
+    ``renewal``: how long after one host certificate the next is due; several of them fit into
+    its life.
+    """
 
     poll: float = 3.0
     endpoint: float = 0.05
     endpoint_patience: float = 5.0
     settle: float = 60.0
+    renewal: float = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +72,14 @@ class Tools:
         """As long as it takes: who calls sets the limit."""
         while not await self.hosts.answers(host):
             await asyncio.sleep(self.pace.poll)
+
+
+async def view_of(at: Tools, host: Host) -> tuple[Rental | None, str]:
+    """What the provider of a machine shows, or why it could not be asked."""
+    try:
+        return await at.provider(host.provider).get(host.provider_id), ""
+    except ProviderError as error:
+        return None, f"{host.provider} could not be asked: {error}"
 
 
 def plan_for(state: State, role: Role, epoch: int) -> Plan:

@@ -18,6 +18,7 @@ from services.recovery.ports import (
     HostError,
     HostUnreachableError,
     HostUnsuitableError,
+    NoGenerationError,
     Plan,
     Promotion,
     Sighting,
@@ -197,7 +198,7 @@ class SshHosts:
         """Raise the standby's epoch; with ``serve`` put the newest generation in people's hands.
 
         When it returns no job of a lower epoch lives there. Idempotent per epoch. Raises
-        HostUnreachableError, HostUnsuitableError.
+        HostUnreachableError, HostUnsuitableError, NoGenerationError.
         """
         answer = await self._change(
             standby,
@@ -390,6 +391,8 @@ def _last_answer(host: Host, stdout: bytes) -> dict[str, Any]:
 def _host_error(host: Host, error: ssh.SshError) -> HostError:
     """Whether it is worth trying this host again."""
     match error:
+        case ssh.GateError(code="no-generation", reason=reason, hint=hint):
+            return NoGenerationError(f"{host.id}: {reason}", hint)
         case ssh.GateError(code=code, reason=reason, hint=hint):
             kind = HostUnreachableError if code in _TRY_AGAIN else HostUnsuitableError
             return kind(f"{host.id}: {reason}", hint)

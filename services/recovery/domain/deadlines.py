@@ -10,6 +10,9 @@ from services.recovery.domain.decider import (
     grown,
     refuse,
 )
+from services.recovery.domain.freshness import grown_stale
+from services.recovery.domain.mortality import recheck_over
+from services.recovery.domain.renewal import next_due
 from services.recovery.domain.state import Phase, State, Step
 from shared.events import Event
 from shared.events.recovery import FailbackAborted, FailoverStarted, WaitEnded
@@ -20,7 +23,14 @@ def due(state: State, now: datetime) -> tuple[Event, ...]:
     """The first thing whose time has come; ask again after recording it."""
     if state.phase in {Phase.UNREGISTERED, Phase.REMOVED}:
         return ()
-    for over in (_standby_wait_over, _gpu_wait_over, _deadline_over, _recheck_over):
+    for over in (
+        _standby_wait_over,
+        _gpu_wait_over,
+        _deadline_over,
+        _recheck_over,
+        grown_stale,
+        next_due,
+    ):
         if events := over(state, now):
             return events
     return ()
@@ -28,14 +38,15 @@ def due(state: State, now: datetime) -> tuple[Event, ...]:
 
 def _standby_wait_over(state: State, now: datetime) -> tuple[Event, ...]:
     until = state.standby.wait_until
-    if until is None or now < until:
+    waited = until is not None and now >= until
+    if not waited and not recheck_over(state, now):
         return ()
     return (
         WaitEnded(
             workspace=state.workspace,
             epoch=state.epoch,
             role=Role.STANDBY,
-            attempt=state.standby.attempt,
+            attempt=state.standby.attempt if waited else 0,
         ),
     )
 
@@ -59,12 +70,13 @@ def _deadline_over(state: State, now: datetime) -> tuple[Event, ...]:
     deadline = state.attempt.deadline
     if deadline is None or now < deadline:
         return ()
+    words = f"; its last words: {state.attempt.words}" if state.attempt.words else ""
     late: dict[Step, Callable[[], Event]] = {
         Step.PROVISIONING: lambda: attempt_failed(
-            state, "rent", "the market did not confirm the rental in time"
+            state, "rent", f"the market did not confirm the rental in time{words}"
         ),
         Step.WAITING_FOR_SSH: lambda: attempt_failed(
-            state, "ssh", f"no SSH within {state.policy.ssh_timeout:g} s"
+            state, "ssh", f"no SSH within {state.policy.ssh_timeout:g} s{words}"
         ),
         Step.RESTORING: lambda: attempt_failed(state, "restore", "the restore did not end in time"),
         Step.FREEZING: lambda: _abort(state, now, "the standby could not be frozen in time"),

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zlib import crc32
 
-from services.recovery.domain import requests
+from services.recovery.domain import freshness, mortality, requests
 from services.recovery.domain.halts import Halt, halted
-from services.recovery.domain.labels import gpu_label, standby_label
+from services.recovery.domain.labels import gpu_label
 from services.recovery.domain.spending import breach
 from services.recovery.domain.state import Phase, Serving, State, Step
 from shared.events import Event
@@ -38,7 +38,7 @@ from shared.events.recovery import (
 )
 from shared.events.requests import RequestReceived
 from shared.events.sync import RestoreDone, RestoreFailed, SyncCompleted
-from shared.machines import MachineId, Role
+from shared.machines import Role
 
 MISSES_WITHOUT_WAIT = 2
 RESTORE_FAILURES_MAX = 3
@@ -69,22 +69,21 @@ def decide(state: State, event: Event, context: Context) -> tuple[Event, ...]:
                 event,
                 now=now,
                 free_port=context.free_port,
-                limitation=lambda: failover_limitation(state, now=now, asked=True),
+                limitation=lambda data_loss_allowed: failover_limitation(
+                    state, now=now, asked=True, data_loss_allowed=data_loss_allowed
+                ),
             )
         case WorkspaceRegistered() if state.standby.label is None:
-            return (_request_standby(state, context),)
-        case WaitEnded(role=Role.STANDBY) | StandbyLost() if _standby_owed(state, event):
-            return (_request_standby(state, context),)
+            return (mortality.request_standby(state, context.installation),)
+        case WaitEnded(role=Role.STANDBY) | StandbyLost() | StandbyRestored():
+            news = event.epoch == state.epoch
+            return mortality.after_loss(state, context.installation) if news else ()
         case ProvisionFailed(role=Role.STANDBY) if _is_the_last_standby_attempt(state, event):
-            return (_wait(state, now, Role.STANDBY, state.standby.attempt, event.reason),)
-        case ThresholdReached(role=Role.STANDBY, machine=machine) if event.epoch == state.epoch:
-            return _standby_suspected(state, machine, event.reason)
+            return (_wait(state, now, state.standby.attempt, event),)
         case ThresholdReached(role=Role.GPU):
             return _gpu_suspected(state, now)
         case FailoverCompleted() if state.phase is Phase.ON_STANDBY:
             return _start_recovery(state, now, "the GPU was lost")
-        case StandbyRestored() if state.serving is Serving.STANDBY and not state.generation:
-            return _halt_without_data(state)
         case WorkspaceResumed() if state.phase is Phase.ON_STANDBY:
             return _start_recovery(state, now, "automatic recovery is on again")
         case SyncCompleted():
@@ -143,32 +142,8 @@ def _searching(state: State) -> bool:
     return state.phase is Phase.RECOVERING and state.step is Step.SEARCHING
 
 
-def _standby_owed(state: State, event: Event) -> bool:
-    missing = state.standby.host is None or bool(state.standby.lost)
-    return event.epoch == state.epoch and missing and state.standby.label is None
-
-
 def _is_the_last_standby_attempt(state: State, failed: ProvisionFailed) -> bool:
     return failed.epoch == state.epoch and failed.attempt == state.standby.attempt - 1
-
-
-def _request_standby(state: State, context: Context) -> Event:
-    return ProvisionRequested(
-        workspace=state.workspace,
-        epoch=state.epoch,
-        role=Role.STANDBY,
-        attempt=state.standby.attempt,
-        label=standby_label(context.installation, state),
-    )
-
-
-def _standby_suspected(state: State, machine: MachineId, reason: str) -> tuple[Event, ...]:
-    host = state.standby.host
-    if host is None or host.id != machine or state.standby.lost:
-        return ()
-    return (
-        StandbyLost(workspace=state.workspace, epoch=state.epoch, machine=machine, reason=reason),
-    )
 
 
 def _gpu_suspected(state: State, now: datetime) -> tuple[Event, ...]:
@@ -189,13 +164,17 @@ def refuse(state: State, now: datetime, reason: str) -> Event:
         machine=state.suspicion.machine,
         reason=reason,
         recheck_at=now + timedelta(seconds=wait),
+        hint=freshness.remedy(state) if freshness.staleness(state, now) else "",
     )
 
 
-def failover_limitation(state: State, *, now: datetime, asked: bool = False) -> str | None:
+def failover_limitation(
+    state: State, *, now: datetime, asked: bool = False, data_loss_allowed: bool = False
+) -> str | None:
     """Why we may not fail over now, in words for the timeline; None if we may.
 
-    ``asked``: a person asked for it, so the automatic brakes do not count.
+    ``asked``: a person asked for it, so the automatic brakes do not count;
+    ``data_loss_allowed``: that person knows that the copy is old.
     """
     standby = state.standby
     if state.phase is not Phase.SYNCING:
@@ -205,6 +184,8 @@ def failover_limitation(state: State, *, now: datetime, asked: bool = False) -> 
         return f"there is no standby to fail over to: {why}"
     if not state.generation:
         return "the standby holds no sealed generation yet"
+    if not data_loss_allowed and (stale := freshness.staleness(state, now)):
+        return stale
     if asked:
         return None
     if state.paused:
@@ -228,21 +209,6 @@ def _start_recovery(state: State, now: datetime, reason: str) -> tuple[Event, ..
     )
 
 
-def _halt_without_data(state: State) -> tuple[Event, ...]:
-    """The standby served and came back empty: an empty tree must not be restored to a GPU."""
-    if not state.complete or state.phase not in {Phase.ON_STANDBY, Phase.RECOVERING}:
-        return ()
-    return (
-        halted(
-            state,
-            Halt.NO_DATA,
-            "the standby lost its disk while it served: it holds no generation any more",
-            "the disk of the GPU that was lost may still have the data: fetch it before "
-            "'dumont recover', which goes on with an empty workspace",
-        ),
-    )
-
-
 def _synced(state: State, now: datetime) -> tuple[Event, ...]:
     if state.phase is Phase.SYNCING and state.resume_owed:
         assert state.primary is not None
@@ -262,7 +228,8 @@ def _synced(state: State, now: datetime) -> tuple[Event, ...]:
     return ()
 
 
-def _wait(state: State, now: datetime, role: Role, attempt: int, reason: str) -> Event:
+def _wait(state: State, now: datetime, attempt: int, failed: ProvisionFailed) -> Event:
+    role = failed.role
     misses = attempt - 1 if role is Role.STANDBY else state.misses
     seconds = grown(state, misses - state.policy.search_retries)
     return WaitScheduled(
@@ -271,7 +238,8 @@ def _wait(state: State, now: datetime, role: Role, attempt: int, reason: str) ->
         role=role,
         attempt=attempt,
         until=now + timedelta(seconds=seconds),
-        reason=reason,
+        reason=failed.reason,
+        hint=failed.hint,
     )
 
 
@@ -298,7 +266,7 @@ def _after_a_miss(state: State, event: ProvisionFailed, now: datetime) -> tuple[
         return (halted(state, Halt.CREDENTIALS, event.reason, hint),)
     if event.stage != "search" and state.misses <= MISSES_WITHOUT_WAIT:
         return ()  # another offer may do at once
-    return (_wait(state, now, Role.GPU, state.attempt.number, event.reason),)
+    return (_wait(state, now, state.attempt.number, event),)
 
 
 def _after_a_pass(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from services.recovery.domain.state import Condemned, Notice, Suspicion
-from shared.machines import Host, MachineId
+from shared.machines import Host, MachineId, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,28 @@ class ProvisionStandby:
     own: Host | None
     serve: bool
     revive: Host | None
-    """The standby that was lost, to be started again if it still exists."""
+    """The standby that was lost, to be started again."""
+    again: bool = False
+    """Whether it takes the place of one that was lost."""
+    on_demand: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmStandbyLoss:
+    """Look at the suspected standby ourselves."""
+
+    epoch: int
+    host: Host
+    suspicion: Suspicion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewHost:
+    """Give a host in service a fresh host certificate."""
+
+    epoch: int
+    host: Host
+    role: Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +152,8 @@ class SendNotice:
 
 Effect = (
     ProvisionStandby
+    | ConfirmStandbyLoss
+    | RenewHost
     | PrepareAdopted
     | SearchOffers
     | RentGpu

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import reduce
 
-from services.recovery.domain.fencing import attempt_ended, condemn, fenced, removed
+from services.recovery.domain import mortality, renewal
+from services.recovery.domain.fencing import condemn, fenced, halted, removed
 from services.recovery.domain.notices import noticed
 from services.recovery.domain.returning import (
     aborted,
@@ -36,6 +37,7 @@ from services.recovery.domain.state import (
 from shared.events import Event
 from shared.events.health import HealthRestored, ThresholdReached
 from shared.events.recovery import (
+    EffectFailing,
     FailbackAborted,
     FailbackCompleted,
     FailbackStarted,
@@ -46,6 +48,7 @@ from shared.events.recovery import (
     GenerationAccepted,
     GpuProvisioned,
     GpuReady,
+    HostRenewed,
     OfferSelected,
     OrphanDestroyed,
     PrimaryFenced,
@@ -54,11 +57,14 @@ from shared.events.recovery import (
     RecoveryCompleted,
     RecoveryHalted,
     RecoveryStarted,
+    RenewalDue,
     RequestAccepted,
     StandbyFrozen,
+    StandbyLossRefused,
     StandbyLost,
     StandbyProvisioned,
     StandbyRestored,
+    StandbyStale,
     StandbyThawed,
     SyncResumed,
     WaitEnded,
@@ -69,8 +75,22 @@ from shared.events.recovery import (
     WorkspaceResumed,
     ZombieSeen,
 )
-from shared.events.sync import GenerationHeld, RestoreDone, RestoreFailed, SyncCompleted
-from shared.machines import Role, WorkspaceName
+from shared.events.sync import (
+    GenerationConfirmed,
+    GenerationHeld,
+    RestoreDone,
+    RestoreFailed,
+    SyncCompleted,
+)
+from shared.machines import MachineId, Role, WorkspaceName
+
+HALTS_FROM = {
+    Phase.RECOVERING,
+    Phase.ON_STANDBY,
+    Phase.FAILING_OVER,
+    Phase.FAILING_BACK,
+    Phase.HALTED,  # for another reason
+}
 
 
 def fold(workspace: WorkspaceName, events: Iterable[Event]) -> State:
@@ -119,9 +139,10 @@ def _evolved(state: State, event: Event) -> State:
 
         # --- the standby
         case ProvisionRequested(role=Role.STANDBY):
-            return replace(
-                state, standby=replace(state.standby, label=event.label, wait_until=None)
+            standby = replace(
+                state.standby, label=event.label, wait_until=None, on_demand=event.on_demand
             )
+            return replace(state, standby=standby)
         case StandbyProvisioned():
             return standby_provisioned(state, event)
         case ProvisionFailed(role=Role.STANDBY, attempt=n) if n == state.standby.attempt:
@@ -129,21 +150,31 @@ def _evolved(state: State, event: Event) -> State:
         case WaitScheduled(role=Role.STANDBY):
             return replace(state, standby=replace(state.standby, wait_until=event.until))
         case WaitEnded(role=Role.STANDBY):
-            return replace(state, standby=replace(state.standby, wait_until=None))
+            doubt = state.standby.suspicion and replace(state.standby.suspicion, recheck_at=None)
+            return replace(state, standby=replace(state.standby, wait_until=None, suspicion=doubt))
         case StandbyLost():
-            return replace(state, standby=replace(state.standby, lost=event.reason))
+            return mortality.lost(state, event)
+        case StandbyLossRefused():
+            return mortality.loss_refused(state, event)
+        case StandbyStale():
+            return replace(state, stale=True)
         case StandbyRestored():
             return standby_restored(state, event)
         case StandbyThawed():
             return replace(state, standby=replace(state.standby, thaw_owed=False))
 
+        case RenewalDue():
+            return renewal.scheduled(state, event.machine, None, owed=True)
+        case HostRenewed():
+            return renewal.scheduled(state, event.machine, event.renew_at)
+
         # --- health
         case ThresholdReached(role=Role.GPU):
             return _suspected(state, event)
+        case ThresholdReached(role=Role.STANDBY):
+            return mortality.suspected(state, event)
         case HealthRestored(machine=machine):
-            if state.suspicion and state.suspicion.machine == machine:
-                return replace(state, suspicion=None)
-            return state
+            return _answers_again(state, machine)
 
         # --- failover
         case FailoverRefused():
@@ -155,6 +186,8 @@ def _evolved(state: State, event: Event) -> State:
                 serving=Serving.STANDBY,
                 generation=event.generation,
             )
+        case EffectFailing(effect="rent gpu" | "await gpu"):
+            return replace(state, attempt=replace(state.attempt, words=event.reason))
 
         # --- recovery
         case RecoveryStarted() if state.phase in {Phase.ON_STANDBY, Phase.HALTED}:
@@ -177,10 +210,8 @@ def _evolved(state: State, event: Event) -> State:
         case WaitEnded(role=Role.GPU):
             suspicion = state.suspicion and replace(state.suspicion, recheck_at=None)
             return replace(state, wait_until=None, suspicion=suspicion)
-        case RecoveryHalted() if state.phase in {Phase.RECOVERING, Phase.ON_STANDBY}:
-            return replace(
-                attempt_ended(state), phase=Phase.HALTED, step=Step.NONE, reason=event.reason
-            )
+        case RecoveryHalted() if state.phase in HALTS_FROM:
+            return halted(state, event)
         case ProvisionFailed(role=Role.GPU, attempt=n) if n == state.attempt.number:
             return attempt_failed(state, event)
         case (
@@ -209,6 +240,8 @@ def _evolved(state: State, event: Event) -> State:
             return replace(state, held=True)
         case SyncCompleted():
             return _synced(state, event)
+        case GenerationConfirmed(generation=generation) if generation == state.generation:
+            return replace(state, generation_at=event.taken_at, stale=False)
         case SyncResumed():
             return replace(state, resume_owed=False)
     return state
@@ -255,8 +288,18 @@ def _failing_over(state: State) -> State:
         primary_ready=False,
         resume_owed=False,
         suspicion=None,
+        stale=False,
         condemned=condemned,
     )
+
+
+def _answers_again(state: State, machine: MachineId) -> State:
+    if state.suspicion and state.suspicion.machine == machine:
+        state = replace(state, suspicion=None)
+    standby = state.standby
+    if standby.suspicion and standby.suspicion.machine == machine:
+        state = replace(state, standby=replace(standby, suspicion=None))
+    return state
 
 
 def _suspected(state: State, event: ThresholdReached) -> State:
@@ -288,10 +331,15 @@ def _synced(state: State, event: SyncCompleted) -> State:
         and state.primary is not None
         and event.source == state.primary.id
     )
+    from_gpu = state.primary is not None and event.source == state.primary.id
     return replace(
         state,
         generation=event.generation,
         generation_bytes=event.bytes,
+        generation_at=event.taken_at,
+        newest=event.generation,
+        stale=False,
+        condemned=mortality.copied_anew(state.condemned) if from_gpu else state.condemned,
         sealed=max(state.sealed, event.seal),
         held=False,
         accept_shrink=False,

@@ -2,10 +2,17 @@
 
 from dataclasses import replace
 
+from services.recovery.domain import mortality
 from services.recovery.domain.state import Attempt, Condemned, End, Phase, Serving, State, Step
 from shared.events import Event
-from shared.events.recovery import OrphanDestroyed, PrimaryFenced, RecoveryCompleted, ZombieSeen
-from shared.machines import Host
+from shared.events.recovery import (
+    OrphanDestroyed,
+    PrimaryFenced,
+    RecoveryCompleted,
+    RecoveryHalted,
+    ZombieSeen,
+)
+from shared.machines import Host, Role
 
 
 def condemn(
@@ -51,6 +58,7 @@ def fenced(state: State, event: Event) -> State:
                 orphan=not served,
                 reason=event.reason,
                 keep=kept_alive,
+                role=Role.STANDBY if any(c.role is Role.STANDBY for c in known) else Role.GPU,
             )
             kept = (*others, zombie)
         case RecoveryCompleted():
@@ -90,6 +98,16 @@ def attempt_ended(state: State) -> State:
         attempt=Attempt(number=attempt.number + 1),
         standby=replace(state.standby, thaw_owed=True) if frozen else state.standby,
     )
+
+
+def halted(state: State, event: RecoveryHalted) -> State:
+    """People must act. Where the only copy is gone, what may still have the data is kept."""
+    ended = attempt_ended(state)
+    if mortality.data_at_risk(state):
+        copied = state.attempt.converged or state.attempt.round > 1
+        kept = mortality.rescue_kept(ended, state.attempt.host if copied else None)
+        ended = replace(ended, condemned=kept)
+    return replace(ended, phase=Phase.HALTED, step=Step.NONE, reason=event.reason)
 
 
 def removed(state: State) -> State:

@@ -17,6 +17,7 @@ from shared.events.recovery import (
     SpendLimitReached,
     StandbyLost,
     StandbyRestored,
+    StandbyStale,
     WaitScheduled,
 )
 from shared.events.sync import GenerationHeld
@@ -44,7 +45,7 @@ def noticed(before: State, after: State, event: Event) -> State:
 def _told(before: State, after: State, event: Event) -> Notice | None:
     """Only what changed something: an event of another epoch, or said again, is no news."""
     match event:
-        case RecoveryHalted() if after.phase is Phase.HALTED is not before.phase:
+        case RecoveryHalted() if after.phase is Phase.HALTED and _halted_anew(before, after):
             return _notice("critical", f"recovery halted: {event.reason}", event.hint)
         case FailoverCompleted() if after.phase is not before.phase:
             return _notice("warning", "the GPU was lost; the standby serves at the same address")
@@ -59,7 +60,12 @@ def _told(before: State, after: State, event: Event) -> Notice | None:
         case StandbyRestored() if before.standby.lost and not after.standby.lost:
             return _notice("info", "the standby is back")
         case FailoverRefused(recheck_at=again) if again and _newly_refused(before, after):
-            return _notice("warning", f"no failover although the GPU seems dead: {event.reason}")
+            # With a hint it stays so until somebody acts, and nobody serves meanwhile.
+            severity = "critical" if event.hint else "warning"
+            text = f"no failover although the GPU seems dead: {event.reason}"
+            return _notice(severity, text, event.hint)
+        case StandbyStale() if after.stale and not before.stale:
+            return _notice("warning", f"the copy is stale: {event.reason}", event.hint)
         case GenerationHeld() if after.held and not before.held:
             hint = "if that is right: dumont accept NAME"
             return _notice("warning", f"the copy was held: {event.reason}", hint)
@@ -74,6 +80,10 @@ def _told(before: State, after: State, event: Event) -> Notice | None:
             return _notice("warning", text, "relax the policy, or wait: the standby serves")
         case _:
             return None
+
+
+def _halted_anew(before: State, after: State) -> bool:
+    return before.phase is not Phase.HALTED or before.reason != after.reason
 
 
 def _newly_refused(before: State, after: State) -> bool:

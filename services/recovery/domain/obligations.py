@@ -6,15 +6,18 @@ whose outcome was never recorded.
 
 from enum import Enum
 
+from services.recovery.domain import renewal
 from services.recovery.domain.effects import (
     AwaitGpu,
     ConfirmDeath,
+    ConfirmStandbyLoss,
     Effect,
     Fence,
     FreezeStandby,
     PrepareAdopted,
     PromoteStandby,
     ProvisionStandby,
+    RenewHost,
     RentGpu,
     SearchOffers,
     SendNotice,
@@ -32,7 +35,15 @@ __all__ = ["Leave", "assignment", "endpoint", "pending"]
 
 def pending(state: State) -> tuple[Effect, ...]:
     """Every effect that this state owes the world, in no order."""
-    return (*_fences(state), *_standby(state), *_primary(state), *_attempt(state), *_notices(state))
+    return (
+        *_fences(state),
+        *_standby(state),
+        *_standby_suspected(state),
+        *_renewals(state),
+        *_primary(state),
+        *_attempt(state),
+        *_notices(state),
+    )
 
 
 def _fences(state: State) -> tuple[Effect, ...]:
@@ -70,13 +81,31 @@ def _standby(state: State) -> tuple[Effect, ...]:
             own=standby.own,
             serve=serves,
             revive=standby.host,
+            again=bool(standby.lost),
+            on_demand=standby.on_demand,
         ),
     )
 
 
+def _standby_suspected(state: State) -> tuple[Effect, ...]:
+    host, suspicion = state.standby.host, state.standby.suspicion
+    if host is None or suspicion is None or suspicion.recheck_at is not None:
+        return ()
+    if state.standby.lost or state.phase is Phase.REMOVED:
+        return ()
+    return (ConfirmStandbyLoss(epoch=state.epoch, host=host, suspicion=suspicion),)
+
+
+def _renewals(state: State) -> tuple[Effect, ...]:
+    return tuple(
+        RenewHost(epoch=state.epoch, host=host, role=role) for host, role in renewal.owed(state)
+    )
+
+
 def _primary(state: State) -> tuple[Effect, ...]:
-    if state.phase is Phase.FAILING_OVER and state.standby.host is not None:
-        return (PromoteStandby(epoch=state.epoch, host=state.standby.host),)
+    if state.phase is Phase.FAILING_OVER:
+        there = state.standby.host if not state.standby.lost else None  # else it is revived first
+        return (PromoteStandby(epoch=state.epoch, host=there),) if there else ()
     primary = state.primary
     if primary is None:
         return ()
@@ -104,6 +133,8 @@ def _attempt(state: State) -> tuple[Effect, ...]:
         waiting = state.wait_until is not None or bool(attempt.offer) or state.paused
         # Two GPUs are never paid for at once: the last one is seen to its end before the next.
         waiting = waiting or any(ending.billed for ending in state.condemned)
+        # Nothing could be restored from a standby that is lost: a GPU would be paid for waiting.
+        waiting = waiting or state.standby.host is None or bool(state.standby.lost)
         return () if waiting else (SearchOffers(attempt=number, epoch=epoch),)
     if state.step is Step.PROVISIONING:
         assert attempt.label is not None
@@ -130,10 +161,8 @@ def _candidate(state: State, host: Host) -> tuple[Effect, ...]:
 
 
 def _failback(state: State, host: Host) -> tuple[Effect, ...]:
-    standby = state.standby.host
-    if standby is None:
-        return ()
-    if state.step is Step.FREEZING:
+    standby = None if state.standby.lost else state.standby.host
+    if state.step is Step.FREEZING and standby is not None:
         return (
             FreezeStandby(
                 attempt=state.attempt.number,

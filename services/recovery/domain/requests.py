@@ -6,6 +6,7 @@ from datetime import datetime
 from posixpath import normpath
 from typing import Any
 
+from services.recovery.domain import freshness, mortality
 from services.recovery.domain.state import Phase, Serving, State
 from shared.events import Event
 from shared.events.recovery import (
@@ -53,7 +54,7 @@ def answer(
     *,
     now: datetime,
     free_port: int | None,
-    limitation: Callable[[], str | None],
+    limitation: Callable[[bool], str | None],
 ) -> Answer:
     """Decide on a request. Never raises: what cannot be done is a RequestRefused."""
     try:
@@ -170,7 +171,7 @@ def _known(
     state: State,
     request: RequestReceived,
     now: datetime,
-    limitation: Callable[[], str | None],
+    limitation: Callable[[bool], str | None],
 ) -> Answer:
     name, epoch, actor = state.workspace, state.epoch, request.actor
     match request.verb:
@@ -183,13 +184,16 @@ def _known(
                 raise Refusal("the standby is not up yet", "upload first, through the endpoint")
             return (RequestAccepted(workspace=name, epoch=epoch, verb="uploaded"),)
         case "failover":
-            return _failover(state, request, limitation)
+            return _failover(state, request, now, limitation)
         case "recover":
             if state.phase not in {Phase.ON_STANDBY, Phase.HALTED} or not state.complete:
                 raise Refusal(
                     f"the workspace is {state.phase}: there is nothing to recover from now",
                     "see what it is doing with: dumont status",
                 )
+            if mortality.data_at_risk(state):
+                reason = "the standby holds no generation: there is nothing to restore"
+                raise Refusal(reason, mortality.rescue_hint(state))
             asked = f"asked by {actor}"
             return (RecoveryStarted(workspace=name, epoch=epoch, reason=asked, started_at=now),)
         case "pause":
@@ -211,10 +215,16 @@ def _known(
 
 
 def _failover(
-    state: State, request: RequestReceived, limitation: Callable[[], str | None]
+    state: State,
+    request: RequestReceived,
+    now: datetime,
+    limitation: Callable[[bool], str | None],
 ) -> Answer:
-    if reason := limitation():
-        raise Refusal(reason, "see the state with: dumont status")
+    data_loss_allowed = request.arguments.get("allow_data_loss") is True
+    if reason := limitation(data_loss_allowed):
+        stale = not data_loss_allowed and reason == freshness.staleness(state, now)
+        hint = freshness.remedy(state) if stale else "see the state with: dumont status"
+        raise Refusal(reason, hint)
     assert state.primary is not None
     return (
         FailoverStarted(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from services.recovery.domain import renewal
 from services.recovery.domain.fencing import attempt_ended
 from services.recovery.domain.state import Attempt, Phase, Serving, State, Step
 from shared.events.recovery import (
@@ -56,15 +57,17 @@ def provisioning(state: State, event: OfferSelected | ProvisionRequested | GpuPr
             attempt = replace(attempt, label=event.label, deadline=event.deadline)
             return replace(state, step=Step.PROVISIONING, attempt=attempt)
         case GpuProvisioned():
-            attempt = replace(attempt, host=event.host, deadline=event.ssh_deadline)
+            attempt = replace(attempt, host=event.host, deadline=event.ssh_deadline, words="")
             return replace(state, step=Step.WAITING_FOR_SSH, attempt=attempt)
 
 
 def ready(state: State, event: GpuReady) -> State:
     if state.primary_adopted and state.primary and state.primary.id == event.host.id:
+        state = renewal.scheduled(state, event.host.id, event.renew_at)
         return replace(state, primary=event.host, primary_ready=True)
     if event.attempt != state.attempt.number or state.step is not Step.WAITING_FOR_SSH:
         return state
+    state = renewal.scheduled(state, event.host.id, event.renew_at)
     attempt = replace(state.attempt, host=event.host, deadline=event.restore_deadline, round=1)
     return replace(state, step=Step.RESTORING, attempt=attempt, seal=state.seal + 1)
 

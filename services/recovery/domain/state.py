@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from shared.machines import Host, MachineId, WorkspaceName
+from shared.machines import Host, MachineId, Role, WorkspaceName
 from shared.policy import Policy
 
 
@@ -65,7 +65,8 @@ class Condemned:
     orphan: bool
     reason: str
     seen: bool = False
-    keep: bool = False  # an adopted machine: it may be stopped, its disk is its owner's
+    keep: bool = False  # it may be stopped, its disk is its owner's, or all that is left
+    role: Role = Role.GPU
 
     @property
     def billed(self) -> bool:
@@ -95,13 +96,22 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspicion:
-    """Somebody says that the primary is dead; we have not looked yet, or shall again."""
+    """Somebody says that a machine is dead; we have not looked yet, or shall again."""
 
     machine: MachineId
     reason: str
     evidence: tuple[str, ...]
     recheck_at: datetime | None = None
     refused: str = ""  # why we did not fail over, as last said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """When the host certificate of ``machine`` is to be renewed; ``owed`` once that time came."""
+
+    machine: MachineId
+    at: datetime | None
+    owed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +130,7 @@ class Attempt:
     aborts: int = 0  # freezes that did not end in time
     converged: bool = False  # what is left to copy is small enough to freeze for
     frozen_at: datetime | None = None
+    words: str = ""  # the provider's last ones while it keeps us waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +144,10 @@ class StandbyState:
     wait_until: datetime | None = None
     lost: str = ""
     thaw_owed: bool = False
+    suspicion: Suspicion | None = None
+    losses: tuple[datetime, ...] = ()  # of Spot ones, within the policy's window
+    on_demand: bool = False  # it was asked for as one that nobody takes away
+    revivals: int = 0  # tries in a row at getting it back that failed
 
     @property
     def missing(self) -> bool:
@@ -172,8 +187,11 @@ class State:
     seal: int = 0  # the newest seal asked of sync
     sealed: int = 0  # the newest seal that sync reported
     complete: bool = False  # the first data is all there
-    generation: str = ""
+    generation: str = ""  # the newest that the standby holds
     generation_bytes: int = 0
+    generation_at: datetime | None = None  # when its source was seen as it is in there
+    newest: str = ""  # the one that was sealed last, wherever it is now
+    stale: bool = False  # said: the copy is older than the policy allows
     held: bool = False  # a shrunken source waits for a person's word
     accept_shrink: bool = False
 
@@ -186,3 +204,4 @@ class State:
     meters: tuple[Meter, ...] = ()  # of the last day and of this incident
     incident_since: datetime | None = None
     spend_told: str = ""  # the window whose limit was said to be reached in this incident
+    renewals: tuple[Renewal, ...] = ()

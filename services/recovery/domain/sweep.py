@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from services.recovery.domain.obligations import role_of
-from services.recovery.domain.state import End, State
+from services.recovery.domain.state import End, Phase, State
 from services.recovery.domain.world import Rental, RentalStatus
 from shared.events.recovery import ZombieSeen
 
@@ -29,6 +29,8 @@ def zombie(state: State, rental: Rental, now: datetime) -> ZombieSeen | None:
 def _misplaced(state: State, rental: Rental) -> str | None:
     for owed in state.condemned:
         if owed.provider_id == rental.provider_id and owed.end is End.STOP:
+            if owed.keep and state.phase in {Phase.HALTED, Phase.REMOVED}:
+                return None  # a person may be fetching what is left from it
             returned = owed.seen and rental.status in ALIVE
             return "it was fenced, and the market runs it again" if returned else None
         if owed.provider_id == rental.provider_id:

@@ -25,6 +25,9 @@ SAY_AGAIN = 10
 
 QUARTERS = 4
 
+CONFIRMATIONS = 3
+"""So often an unchanged copy is said to be fresh within the age that the policy allows."""
+
 
 class Lane(StrEnum):
     """Jobs of one lane come one after the other."""
@@ -76,12 +79,14 @@ class Done:
     """What was done for a workspace, since the source of its data last changed.
 
     ``seal`` is the newest asked seal that a finished copy covers; it starts below any that can be
-    asked for, so that the first copy from each source is always reported. ``failures`` counts
-    copies in a row that failed in the same way, ``failure`` is the code of the last one.
+    asked for, so that the first copy from each source is always reported; ``told_at`` is when a
+    copy was last told of. ``failures`` counts copies in a row that failed in the same way,
+    ``failure`` is the code of the last one.
     """
 
     newest: Newest | None = None
     seal: int = -1
+    told_at: float = 0.0
     final_sealed: bool = False
     copy_at: float = 0.0
     failures: int = 0
@@ -217,6 +222,21 @@ def copied(
         failures=0,
         failure="",
     )
+
+
+def told(done: Done, now: float) -> Done:
+    """It was said what the newest generation is."""
+    return replace(done, told_at=now)
+
+
+def to_confirm(assignment: Assignment, done: Done, now: float) -> bool:
+    """Whether it is time to say that the newest generation is still all that the GPU has.
+
+    Several times within the age at which the policy would call the copy stale.
+    """
+    mirrors = assignment.mode is SyncMode.MIRROR
+    pause = assignment.policy.generation_age_max / CONFIRMATIONS
+    return mirrors and now - done.told_at >= pause
 
 
 def to_report(done: Done, job: Job, generation: str) -> bool:

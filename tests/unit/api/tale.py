@@ -232,6 +232,18 @@ def _plausible(kind: type[Event], tale: Tale) -> dict[str, Any]:
             "reason": "attempt 1 ended",
         },
         "StandbyLost": {"machine": STANDBY.id, "reason": "preempted"},
+        "StandbyLossRefused": {
+            "machine": STANDBY.id,
+            "reason": "the standby answers us",
+            "recheck_at": later,
+        },
+        "StandbyStale": {
+            "machine": STANDBY.id,
+            "generation": "e000001-00000002",
+            "reason": "the newest copy is 2400 s old; the policy allows 900 s",
+        },
+        "RenewalDue": {"machine": STANDBY.id, "role": Role.STANDBY},
+        "HostRenewed": {"machine": STANDBY.id, "role": Role.STANDBY, "renew_at": later},
         "StandbyRestored": {"host": STANDBY},
         "FailoverStarted": {"machine": gpu().id, "reason": "it was outbid"},
         "FailoverRefused": {
@@ -285,6 +297,11 @@ def _plausible(kind: type[Event], tale: Tale) -> dict[str, Any]:
             "manifest_sha256": "ab" * 32,
             "seconds": 1.5,
             "completed_at": tale.now,
+            "taken_at": tale.now,
+        },
+        "GenerationConfirmed": {
+            "generation": f"e{tale.epoch:06d}-00000001",
+            "source": STANDBY.id,
             "taken_at": tale.now,
         },
         "SyncFailed": {"source": gpu().id, "reason": "rsync ended with 12"},

@@ -154,6 +154,24 @@ async def test_a_refused_request_says_why_in_its_operation(stage: Stage) -> None
     assert operation["hint"] == "wait for it"
 
 
+async def test_a_person_who_accepts_a_loss_says_so_in_the_request(stage: Stage) -> None:
+    await stage.told(Tale().registered())
+    for body in ({}, {"allow_data_loss": True}, {"reason": "now", "allow_data_loss": False}):
+        await stage.http.post("/v1/workspaces/train/failover", json=body)
+    assert [request.arguments for request in asked(stage)] == [
+        {},
+        {"allow_data_loss": True},
+        {"reason": "now"},
+    ]
+
+
+async def test_no_other_request_takes_a_loss_of_data(stage: Stage) -> None:
+    await stage.told(Tale().registered())
+    answer = await stage.http.post("/v1/workspaces/train/recover", json={"allow_data_loss": True})
+    assert answer.status_code == 422
+    assert asked(stage) == []
+
+
 async def test_a_request_with_no_end_yet_is_pending(stage: Stage) -> None:
     await stage.told(Tale().registered())
     answer = await stage.http.post("/v1/workspaces/train/recover")

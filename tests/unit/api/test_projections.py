@@ -13,7 +13,9 @@ from shared.events.health import HealthRestored
 from shared.events.recovery import (
     FailbackAborted,
     FailbackStarted,
+    FailoverCompleted,
     FailoverRefused,
+    FailoverStarted,
     GpuProvisioned,
     OrphanDestroyed,
     PrimaryFenced,
@@ -24,6 +26,7 @@ from shared.events.recovery import (
     RequestAccepted,
     StandbyLost,
     StandbyRestored,
+    StandbyStale,
     WaitEnded,
     WaitScheduled,
     WorkspacePaused,
@@ -31,7 +34,7 @@ from shared.events.recovery import (
     WorkspaceResumed,
     ZombieSeen,
 )
-from shared.events.sync import GenerationHeld, SyncCompleted, SyncFailed
+from shared.events.sync import GenerationConfirmed, GenerationHeld, SyncCompleted, SyncFailed
 from shared.machines import Role
 from tests.unit.api.tale import ADOPTED, STANDBY, Tale, gpu
 
@@ -258,6 +261,48 @@ def test_syncs_that_keep_failing_degrade() -> None:
     for _ in range(3):
         tale.tell(SyncFailed)
     assert state(tale).degraded == "3 syncs in a row failed: rsync ended with 12"
+
+
+def test_a_stale_copy_degrades_until_sync_finds_nothing_new_or_seals_it() -> None:
+    tale = Tale().protected()
+    tale.tell(StandbyStale, hint="see why nothing is sealed")
+    shown = as_json(state(tale), tale.now)
+    assert shown["degraded_reason"].startswith("the copy is stale: the newest copy is 2400 s old")
+    assert shown["next"] == "see why nothing is sealed"
+    newest = state(tale).last_generation
+    assert newest is not None
+    tale.tell(GenerationConfirmed, generation=newest.id)
+    assert state(tale).degraded is None
+
+
+def test_what_would_be_lost_counts_from_the_last_time_the_copy_was_found_equal() -> None:
+    tale = Tale().protected()
+    tale.wait(600)
+    newest = state(tale).last_generation
+    assert newest is not None
+    tale.tell(GenerationConfirmed, generation=newest.id, taken_at=tale.now)
+    assert as_json(state(tale), tale.after(5))["lag"]["seconds"] == 6.0
+
+
+def test_a_failover_that_is_refused_with_a_hint_is_a_degraded_state_with_something_to_do() -> None:
+    tale = Tale().protected()
+    tale.tell(FailoverRefused, hint="dumont failover train --allow-data-loss")
+    shown = as_json(state(tale), tale.now)
+    assert shown["degraded_reason"] == "no failover: automatic failover is paused"
+    assert shown["next"] == "dumont failover train --allow-data-loss"
+    tale.tell(HealthRestored)
+    assert state(tale).degraded is None
+
+
+def test_a_standby_that_is_gone_while_it_served_serves_nobody_and_is_not_billed() -> None:
+    tale = Tale().protected()
+    tale.epoch += 1
+    tale.tell(FailoverStarted)
+    tale.tell(FailoverCompleted)
+    tale.tell(StandbyLost, gone=True)
+    shown = as_json(state(tale), tale.now)
+    assert (shown["serving"], shown["primary"]) == (None, None)
+    assert STANDBY.id not in billing(tale)
 
 
 def test_a_refused_failover_says_when_we_look_again() -> None:

@@ -108,3 +108,12 @@ def test_a_refused_request_ends_with_1_and_the_reason(
     assert result.code == 1
     assert result.err == "dumont: failover train: refused: no generation\n  wait\n"
     assert script.requests[0].body == {"reason": "test"}
+
+
+def test_a_failover_with_an_old_copy_is_asked_for_in_so_many_words(
+    dumont: Dumont, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.answer("POST /v1/workspaces/train/failover", 202, {"id": "op", "status": "done"})
+    monkeypatch.setenv("DUMONT_API_KEY", "key")
+    dumont("--url", script.url, "failover", "train", "--yes", "--allow-data-loss")
+    assert script.requests[0].body == {"allow_data_loss": True}

@@ -137,7 +137,7 @@ def test_a_threshold_owes_a_look_of_our_own_before_anything_is_fenced() -> None:
 def test_a_threshold_within_the_cooldown_is_refused_and_looked_at_again() -> None:
     story = Story()
     host = story.syncing()
-    story.now -= timedelta(seconds=3595)
+    story.now -= timedelta(seconds=55)
     (refused,) = story.suspect(host)
     assert isinstance(refused, FailoverRefused)
     assert refused.reason == "failed back 5 s ago; the cooldown is 30 s"

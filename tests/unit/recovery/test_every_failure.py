@@ -17,7 +17,9 @@ import pytest
 
 from services.api.domain import projections
 from services.recovery.domain.deadlines import due
-from services.recovery.domain.effects import Effect, SendNotice
+from services.recovery.domain.effects import Effect, RenewHost, SendNotice
+from services.recovery.domain.evolution import HALTS_FROM
+from services.recovery.domain.freshness import staleness
 from services.recovery.domain.obligations import pending
 from services.recovery.domain.state import Phase, Serving, State, Step
 from services.recovery.domain.world import RentalStatus
@@ -35,7 +37,9 @@ from shared.events.recovery import (
     ProvisionFailed,
     ProvisionRequested,
     RecoveryHalted,
+    RenewalDue,
     RequestRefused,
+    StandbyLossRefused,
     StandbyLost,
 )
 from shared.events.sync import GenerationHeld, RestoreFailed, SyncFailed
@@ -61,11 +65,15 @@ Situation = Callable[[], Story]
 def failures(story: Story) -> Iterator[Event]:
     """One event of each failing kind for each role, stage and machine that it can be about."""
     for kind in FAILURES.values():
-        for role in Role if _has(kind, "role") else (Role.GPU,):
+        for role in Role if _has(kind, "role") else (_only_role(kind),):
             for machine in _machines(story.state, role):
                 first = _fitting(_sample(kind), story, role, machine)
                 yield first
                 yield from _variants(first)
+
+
+def _only_role(kind: type[Event]) -> Role:
+    return Role.STANDBY if kind.type.startswith("Standby") else Role.GPU
 
 
 def _sample(kind: type[Event]) -> Event:
@@ -150,15 +158,19 @@ def reason_for_nothing(state: State, event: Event) -> str | None:  # noqa: C901,
             state.standby.lost or state.standby.host is None
         ):
             return "there is no standby to lose"
+        case ThresholdReached(role=Role.STANDBY) if state.standby.suspicion is not None:
+            return "it is suspected already, and is being looked at"
         case FailoverRefused() if state.suspicion is None:
             return "nobody is suspected"
+        case StandbyLossRefused() if state.standby.suspicion is None:
+            return "nobody suspects the standby"
         case ProvisionFailed(role=Role.GPU) if not trying or state.step is Step.SWITCHING:
             return "no attempt is under way that this could end"
         case RestoreFailed() if state.attempt.host is None:
             return "no restore is under way"
         case FailbackAborted() if state.step not in {Step.FREEZING, Step.LAST_DELTA}:
             return "nothing is frozen"
-        case RecoveryHalted() if state.phase not in {Phase.RECOVERING, Phase.ON_STANDBY}:
+        case RecoveryHalted() if state.phase not in HALTS_FROM:
             return "no recovery is under way"
         case GenerationHeld() if state.held:
             return "it is held already"
@@ -185,8 +197,10 @@ def answered(before: State, event: Event, story: Story, told: list[Event]) -> bo
 def goes_on(story: Story) -> bool:
     """Whether somebody will act: an effect, a timer, or sync by its assignment."""
     state = story.state
-    acts = [effect for effect in pending(state) if not isinstance(effect, SendNotice)]
-    if rest(state) or acts or due(state, story.now + A_YEAR):
+    # Notices and renewals are always owed some time: they bring nothing forward.
+    acts = [e for e in pending(state) if not isinstance(e, SendNotice | RenewHost)]
+    timers = [e for e in due(state, story.now + A_YEAR) if not isinstance(e, RenewalDue)]
+    if rest(state) or acts or timers:
         return True
     return Play(story).order.mode is not SyncMode.IDLE
 
@@ -278,10 +292,20 @@ def data_is_gone(play: Play) -> bool:
     return begun and not play.runs(holder) and not copies
 
 
+def waits_for_a_person(play: Play) -> bool:
+    """The GPU is dead and the copy too old: people were told, and decide what is worse."""
+    state = play.state
+    refused = state.suspicion.refused if state.suspicion else ""
+    told = (
+        any(n.severity == "critical" for n in state.notices) or "NoticeSent" in play.story.names()
+    )
+    return bool(refused) and told and staleness(state, play.story.now) is not None
+
+
 def at_peace(play: Play) -> bool:
     """Protected on one GPU with nothing else billed, or at rest for a reason."""
     state = play.state
-    if data_is_gone(play):
+    if data_is_gone(play) or waits_for_a_person(play):
         return True
     placed = {host.provider_id for host in (state.primary, state.adopted) if host}
     if any(not c.seen for c in state.condemned) or set(play.billed_gpus()) - placed:

@@ -28,7 +28,7 @@ async def first_start(world: World) -> None:
 
 
 async def lose_the_gpu(world: World, *, epoch: int = 3) -> None:
-    await asyncio.sleep(3600)
+    await asyncio.sleep(60)
     lost = world.state().primary
     assert lost is not None
     world.lose(lost)
@@ -128,7 +128,7 @@ def test_a_machine_with_our_label_that_nobody_knows_is_destroyed() -> None:
 def test_a_gpu_that_answers_is_not_failed_over_whatever_health_says() -> None:
     async def story(world: World) -> None:
         await first_start(world)
-        await asyncio.sleep(3600)
+        await asyncio.sleep(60)
         primary = world.state().primary
         assert primary is not None
         world.say(
@@ -154,7 +154,7 @@ def test_a_gpu_that_answers_is_not_failed_over_whatever_health_says() -> None:
 def test_a_zombie_is_destroyed_although_it_was_seen_stopped() -> None:
     async def story(world: World) -> None:
         await first_start(world)
-        await asyncio.sleep(3600)
+        await asyncio.sleep(60)
         lost = world.state().primary
         assert lost is not None
         world.outbid(lost)

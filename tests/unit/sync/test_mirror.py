@@ -57,6 +57,18 @@ class TestAMirror:
         accepted = replace(order, accept_shrink=True)
         assert kinds(mirror.due(accepted, mirror.adopt(done, order, accepted), 6.0)) == {Kind.PULL}
 
+    def test_says_now_and_then_that_an_unchanged_copy_is_still_fresh(self) -> None:
+        order = assignment(SyncMode.MIRROR)
+        done = mirror.told(sealed(Done(), order), 0.0)
+        within = order.policy.generation_age_max
+        assert not mirror.to_confirm(order, done, 60.0)
+        assert mirror.to_confirm(order, done, within / 2), "long before it would count as stale"
+        assert not mirror.to_confirm(order, mirror.told(done, within / 2), within / 2 + 60.0)
+
+    def test_has_nothing_to_confirm_while_the_standby_serves(self) -> None:
+        order = assignment(SyncMode.SERVE)
+        assert not mirror.to_confirm(order, sealed(Done(), order), 1e6)
+
 
 class TestAStandbyThatServes:
     def test_is_sealed_at_the_interval_and_at_once_when_asked(self) -> None:
