@@ -9,12 +9,19 @@ from uuid import UUID
 
 Now = Callable[[], datetime]
 NewId = Callable[[], UUID]
+
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 Chance = Callable[[], float]
 
 
 def now() -> datetime:
     """The wall clock, in UTC."""
     return datetime.now(UTC)
+
+
+def steady() -> float:
+    """Seconds that never jump and, where the system can, go on while the machine sleeps."""
+    return time.clock_gettime(_STEADY)
 
 
 def new_id() -> UUID:

@@ -18,7 +18,7 @@ from shared.runtime import run_until_stopped
 
 async def main(settings: Settings) -> None:
     async with bootstrap.recovery(settings) as recovery:
-        await run_until_stopped(recovery.run())
+        await run_until_stopped(recovery.run(), failpoints=settings.failpoints)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ REPEAT_SECONDS = 10.0
 
 
 class Assigner:
-    """``host_ca`` gives the public key of a workspace's host CA."""
+    """``host_ca`` gives the public key of a workspace's host CA; ``may_act`` raises without a
+    lease.
+    """
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class Assigner:
         user_ca: str,
         system: assignments.System,
         repeat: float = REPEAT_SECONDS,
+        may_act: Callable[[], object] = lambda: None,
         waits: Waits | None = None,
     ) -> None:
         self._recovery = recovery
@@ -40,6 +43,7 @@ class Assigner:
         self._user_ca = user_ca
         self._system = assignments.encode_system(system)
         self._repeat = repeat
+        self._may_act = may_act
         self._changed = recovery.changes()
         self._put: dict[str, bytes] = {}
         self._patience = (waits or Waits()).patience(BUS)
@@ -86,5 +90,6 @@ class Assigner:
         }
         for key, value in wanted.items():
             if self._put.get(key) != value:
+                self._may_act()
                 await self._bus.put(key, value)
                 self._put[key] = value

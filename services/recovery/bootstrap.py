@@ -2,8 +2,7 @@
 
 import asyncio
 import socket
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,10 +19,12 @@ from services.recovery.adapters.hosts import SshHosts
 from services.recovery.adapters.notices import LogNotices, WebhookNotices
 from services.recovery.adapters.vast import VastMarket, VastProvider
 from services.recovery.assigner import Assigner
+from services.recovery.domain.effects import Effect
 from services.recovery.driver import Driver
 from services.recovery.inbox import listen_forever
 from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
+from services.recovery.leased import LeasedHosts
 from services.recovery.ports import MachineProvider, Market, Notices
 from services.recovery.relay import Relay
 from services.recovery.service import SOURCE, Recovery
@@ -37,6 +38,7 @@ from shared.certificates import ENTITLED
 from shared.clouds.gce import GceClient
 from shared.clouds.vast import VastClient
 from shared.eventlog.writer import PostgresWriter
+from shared.events import Event
 from shared.machines import WorkspaceName
 from shared.patience import Waits
 from shared.pulse import beating
@@ -73,7 +75,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             writer,
             holder=replica,
             seconds=settings.lease_seconds,
-            monotonic=time.monotonic,
+            monotonic=clock.steady,
             waits=waits,
         )
         stack.push_async_callback(lease.release)
@@ -93,10 +95,13 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             new_id=clock.new_id,
             user_lifetime=timedelta(seconds=settings.certificate_seconds),
         )
-        providers, market = _providers(settings, stack)
+        providers, market = _providers(settings, stack, may_change=lease.term)
         keeper = _keeper(settings, service, authority, lease, waits)
-        hosts = SshHosts(
-            authority, Gates(authority), now=clock.now, rsync_oldest=settings.rsync_oldest
+        hosts = LeasedHosts(
+            SshHosts(
+                authority, Gates(authority), now=clock.now, rsync_oldest=settings.rsync_oldest
+            ),
+            lease.term,
         )
         tools = Tools(
             recovery=service,
@@ -122,6 +127,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             host_ca=authority.host_ca_public,
             user_ca=authority.user_ca_public(),
             system=System(configured=configured, ssh_public_key=authority.bootstrap_public()),
+            may_act=lease.term,
             waits=waits,
         )
         relay = Relay(
@@ -132,7 +138,9 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             on_renewed=assigner.put_again,
             waits=waits,
         )
-        driver = Driver(service, partial(carry_out, tools), interval=settings.drive_interval)
+        driver = Driver(
+            service, partial(_under_the_term, lease, tools), interval=settings.drive_interval
+        )
         sweeper = Sweeper(
             service,
             providers,
@@ -148,7 +156,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
                 group.create_task(lease.keep())
                 await until_newest(writer, bus, waits)
                 await service.load()
-                await _answer_certificates(bus, authority)
+                await _answer_certificates(bus, authority, may_act=lease.term)
                 log.info("writing under a new term", term=term)
                 acting.set()
                 waits.changed.set()
@@ -175,13 +183,18 @@ def _epoch_of(service: Recovery) -> Callable[[WorkspaceName], int | None]:
 
 
 def _providers(
-    settings: Settings, stack: AsyncExitStack
+    settings: Settings, stack: AsyncExitStack, *, may_change: Callable[[], object]
 ) -> tuple[dict[str, MachineProvider], Market | None]:
     """The providers that we have credentials for."""
     providers: dict[str, MachineProvider] = {}
     market: Market | None = None
     if settings.vast_key:
-        vast = VastClient(key=settings.vast_key, url=settings.vast_url, pace=settings.provider_pace)
+        vast = VastClient(
+            key=settings.vast_key,
+            url=settings.vast_url,
+            pace=settings.provider_pace,
+            may_change=may_change,
+        )
         stack.push_async_callback(vast.aclose)
         providers["vast"] = VastProvider(vast, grace=settings.settle_seconds / 2)
         market = VastMarket(vast)
@@ -190,6 +203,7 @@ def _providers(
             project=settings.gce_project,
             url=settings.gce_url,
             poll=min(1.0, settings.poll_interval),
+            may_change=may_change,
         )
         stack.push_async_callback(gce.aclose)
         providers["gce"] = GceProvider(
@@ -220,10 +234,21 @@ def _keeper(
     return Keeper(service, endpoint, interval=interval, may_act=lease.term, waits=waits)
 
 
-async def _answer_certificates(bus: NatsBus, authority: Authority) -> None:
+async def _under_the_term(
+    lease: Lease, tools: Tools, workspace: WorkspaceName, effect: Effect
+) -> Sequence[Event]:
+    """Carry out an effect once the log itself has said whose term it is."""
+    await lease.confirm()
+    return await carry_out(tools, workspace, effect)
+
+
+async def _answer_certificates(
+    bus: NatsBus, authority: Authority, *, may_act: Callable[[], object]
+) -> None:
     for asker in ENTITLED:
 
         async def answer(body: bytes, asker: str = asker) -> bytes:
+            may_act()  # no answer at all: whoever asks again reaches the one that acts
             return await authority.answer(body, asker)
 
         await bus.serve(subjects.certificates(asker), answer)

@@ -16,6 +16,7 @@ from services.recovery.domain.obligations import pending
 from services.recovery.ports import EndpointError, HostError, NoticeError, ProviderError
 from services.recovery.service import Recovery
 from shared import failpoints
+from shared.eventlog.port import LogUnknownError
 from shared.events import Event
 from shared.events.recovery import EffectFailing
 from shared.machines import WorkspaceName
@@ -25,6 +26,9 @@ PAUSE_FIRST = 0.25
 PAUSE_MAX = 15.0
 TRIES_BEFORE_TOLD = 5
 """So many failures of one effect in a row are told in the log, for people; it is tried on."""
+
+TROUBLE = (HostError, ProviderError, EndpointError, NoticeError, LogUnknownError)
+"""What passes: the effect is tried again. Without the log nobody knows whose term it is."""
 
 CarryOut = Callable[[WorkspaceName, Effect], Awaitable[Sequence[Event]]]
 Key = tuple[WorkspaceName, Effect]
@@ -75,7 +79,7 @@ class Driver:
                 outcomes = await self._carry_out(workspace, effect)
                 failpoints.reach("effect.after", name)
                 break
-            except (HostError, ProviderError, EndpointError, NoticeError) as error:
+            except TROUBLE as error:
                 log.warning("effect failed", workspace=workspace, effect=name, reason=str(error))
                 if tries == TRIES_BEFORE_TOLD:
                     await self._tell(workspace, effect, tries, error)

@@ -85,7 +85,7 @@ class Settings:
             gce_zones=env.words("GCE_ZONES"),
             gce_ssh_port=env.ports("GCE_SSH_PORT", "22")[0],
             provider_pace=env.number("PROVIDER_PACE", 1.0),
-            lease_seconds=env.number("LEASE_SECONDS", 10.0),
+            lease_seconds=env.number("LEASE_SECONDS", 5.0),
             drive_interval=env.number("DRIVE_INTERVAL", 1.0),
             sweep_interval=env.number("SWEEP_INTERVAL", 30.0),
             poll_interval=env.number("POLL_INTERVAL", 3.0),

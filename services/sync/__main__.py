@@ -13,7 +13,7 @@ from shared.runtime import run_until_stopped
 
 async def main(settings: Settings) -> None:
     async with bootstrap.sync(settings) as sync:
-        await run_until_stopped(sync.run())
+        await run_until_stopped(sync.run(), failpoints=settings.failpoints)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class NatsBus:
                 inbox_prefix=(inbox_prefix or own_inbox(user)).encode(),
                 max_reconnect_attempts=-1,
                 reconnect_time_wait=BACKOFF,  # type: ignore[arg-type]  # it only sleeps so long
-                ping_interval=5,
+                ping_interval=3,
                 max_outstanding_pings=2,
                 error_cb=on_error,
                 disconnected_cb=on_disconnected,

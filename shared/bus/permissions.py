@@ -193,6 +193,8 @@ class ServerConfig:
                 f"listen: {self.listen}",
                 *optional,
                 "max_payload: 1MB",
+                'ping_interval: "5s"  # a client that fell silent is asked nothing any more',
+                "ping_max: 2",
                 "jetstream {",
                 f'  store_dir: "{self.store}"',
                 "  sync_interval: always  # an acknowledged message is on disk",

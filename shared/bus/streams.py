@@ -100,7 +100,8 @@ CONSUMER: dict[str, object] = {
     "description": "recovery reads the inbox",
     "deliver_policy": "all",
     "ack_policy": "explicit",
-    "ack_wait": 30 * SECOND,
+    # What a process took and died with goes to its successor after this; twice is harmless.
+    "ack_wait": 5 * SECOND,
     "max_deliver": -1,
     "max_ack_pending": 2000,
     "replay_policy": "instant",

@@ -106,15 +106,23 @@ class GceClient:
 
     A plain ``http://`` URL is an emulator and gets no credentials; otherwise the application
     default credentials are used. ``timeout`` is in seconds for one request, ``poll`` the pause
-    between looks at an operation.
+    between looks at an operation. ``may_change`` is asked right before each call that changes
+    something, in that call's thread, and may raise.
     """
 
     def __init__(
-        self, *, project: str, url: str = PUBLIC_URL, timeout: float = 20.0, poll: float = 1.0
+        self,
+        *,
+        project: str,
+        url: str = PUBLIC_URL,
+        timeout: float = 20.0,
+        poll: float = 1.0,
+        may_change: Callable[[], object] = lambda: None,
     ) -> None:
         self._project = project
         self._url = url.rstrip("/")
         self._timeout = timeout
+        self._may_change = may_change
         self.poll = poll
         self._pace = Pace({}, scale=min(1.0, poll))
         self._clients: _Clients | None = None
@@ -232,7 +240,12 @@ class GceClient:
         names: str = "",
     ) -> None:
         """Ask for a change and wait, at most ``within`` seconds, for its end."""
-        operation = await self._call(what, call, names=names)
+
+        def permitted(clients: _Clients) -> Any:
+            self._may_change()  # after the wait for a thread and for credentials
+            return call(clients)
+
+        operation = await self._call(what, permitted, names=names)
         try:
             async with asyncio.timeout(within):
                 while operation.status != compute.Operation.Status.DONE:

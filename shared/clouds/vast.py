@@ -6,7 +6,7 @@ was asked in the old way is gone. Each is sorted here into one typed error.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -46,6 +46,7 @@ LIMITS = {
     "account": Limit(1.0),
 }
 """The service's documented minimum intervals, in seconds."""
+CHANGES = ("create", "destroy", "state")
 
 _NO_INSTANCE = ("no_such_instance", "not_found", "no such instance", "not found")
 _KEY_TROUBLE = ("auth_error", "invalid user key", "session expired", "requires login", "api key")
@@ -56,13 +57,21 @@ class VastClient:
 
     Every call raises CloudError; calls that change something are never repeated here.
     ``timeout`` is in seconds for one request, ``pace`` scales the intervals between calls.
+    ``may_change`` is asked right before each call that changes something, and may raise.
     """
 
     def __init__(
-        self, *, key: str, url: str = PUBLIC_URL, timeout: float = 20.0, pace: float = 1.0
+        self,
+        *,
+        key: str,
+        url: str = PUBLIC_URL,
+        timeout: float = 20.0,
+        pace: float = 1.0,
+        may_change: Callable[[], object] = lambda: None,
     ) -> None:
         self._key = key
         self._pace = Pace(LIMITS, scale=pace)
+        self._may_change = may_change
         self._http = httpx.AsyncClient(
             base_url=url.rstrip("/"),
             timeout=timeout,
@@ -251,6 +260,8 @@ class VastClient:
         params: Mapping[str, str] | None = None,
     ) -> Any:
         await self._pace.turn(kind)
+        if kind in CHANGES:
+            self._may_change()  # after the wait for our turn, which may be long
         try:
             response = await self._http.request(method, path, json=body, params=params)
         except httpx.HTTPError as error:

@@ -18,8 +18,8 @@ from shared.eventlog.port import LogRefusedError, LogUnknownError, stream_id
 from shared.eventlog.schema import event_log, relay_cursor, writer_lease
 from shared.machines import WorkspaceName
 
-CONNECT_TIMEOUT = 5.0
-COMMAND_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 4.0
+COMMAND_TIMEOUT = 4.0
 """Seconds after which a silent database is one that did not answer."""
 
 POOL_SIZE = 3
@@ -30,7 +30,7 @@ _SERVER_SETTINGS = {
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "8000",
-    "statement_timeout": "5000",
+    "statement_timeout": "4000",
     "lock_timeout": "3000",
     "idle_in_transaction_session_timeout": "10000",
     "timezone": "UTC",

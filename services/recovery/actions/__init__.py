@@ -28,6 +28,7 @@ from services.recovery.domain.effects import (
     ThawStandby,
     WatchCandidate,
 )
+from services.recovery.domain.obligations import pending
 from services.recovery.domain.state import State
 from shared.machines import WorkspaceName
 
@@ -54,6 +55,9 @@ _ACTIONS: dict[type[Effect], Callable[[Tools, State, Any], Awaitable[Outcomes]]]
 
 
 async def carry_out(at: Tools, workspace: WorkspaceName, effect: Effect) -> Outcomes:
-    """Do it, under a live term only."""
+    """Do it, under a live term only, and only if it is still owed."""
     at.may_act()
-    return await _ACTIONS[type(effect)](at, at.recovery.state(workspace), effect)
+    state = at.recovery.state(workspace)
+    if effect not in pending(state):
+        return ()
+    return await _ACTIONS[type(effect)](at, state, effect)
