@@ -77,7 +77,7 @@ def report(bench: str, found: Sequence[Measured]) -> bool:
     rows = judged(bench, found)
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / f"{bench}.json").write_text(json.dumps(rows, indent=2) + "\n")
-    Console().print(_table(bench, rows))
+    Console(width=max(Console().width, 150)).print(_table(bench, rows))
     return all(row["met"] is not False for row in rows)
 
 

@@ -17,6 +17,7 @@ from eventsourcing.postgres import PostgresApplicationRecorder
 from benchmarks.log import peer
 from benchmarks.log.payload import fact
 from benchmarks.measures import Measured
+from benchmarks.sizes import Sizes
 from shared.eventlog.canonical import Encoded, encoded
 from shared.eventlog.port import Batch
 from shared.eventlog.writer import PostgresWriter
@@ -95,7 +96,7 @@ class Theirs:
             self.version += batch
 
 
-async def measure(server: Postgres, say: Callable[[str], None]) -> list[Measured]:
+async def measure(server: Postgres, say: Callable[[str], None], sizes: Sizes) -> list[Measured]:
     await server.empty()
     rates: dict[tuple[str, int], list[float]] = {}
     with peer.datastore(server) as store:
@@ -105,7 +106,8 @@ async def measure(server: Postgres, say: Callable[[str], None]) -> list[Measured
             assert term is not None
             ours = Ours(log, term)
             for run in range(-1, RUNS):  # the first only warms up
-                for batch, appends in APPENDS.items():
+                for batch, most in APPENDS.items():
+                    appends = max(2, int(most * sizes.scale))
                     found = {
                         "encoded": await ours.rate_of_encoded(batch, appends),
                         "bytes": theirs.rate_of_bytes(batch, appends),

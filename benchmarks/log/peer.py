@@ -1,7 +1,9 @@
 """The peer as it ships: eventsourcing's own recorder, mapper and JSON transcoder, on psycopg."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from eventsourcing.domain import DomainEvent
@@ -60,6 +62,19 @@ def theirs(envelope: Envelope, *, originator: UUID, version: int) -> HealthFaile
         source=envelope.source,
         correlation=str(envelope.correlation),
         causation=str(envelope.causation),
+    )
+
+
+def from_json(said: Mapping[str, Any], *, originator: UUID, version: int) -> HealthFailedAsTheirs:
+    """The same out of a message of the bus."""
+    return HealthFailedAsTheirs(
+        originator_id=originator,
+        originator_version=version,
+        timestamp=datetime.fromisoformat(said["time"]),
+        source=said["source"],
+        correlation=said["correlationid"],
+        causation=said["causationid"],
+        **said["data"],
     )
 
 

@@ -4,10 +4,10 @@ An answer that carries an older epoch is history, not news: it changes nothing.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import reduce
 
 from services.recovery.domain import mortality, renewal
+from services.recovery.domain.changing import replace
 from services.recovery.domain.fencing import condemn, fenced, halted, removed
 from services.recovery.domain.notices import noticed
 from services.recovery.domain.returning import (

@@ -1,8 +1,7 @@
 """What machines without a place are owed: who is condemned, and what was seen of it."""
 
-from dataclasses import replace
-
 from services.recovery.domain import mortality
+from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Attempt, Condemned, End, Phase, Serving, State, Step
 from shared.events import Event
 from shared.events.recovery import (

@@ -5,9 +5,9 @@ from the GPU, and its old disk is kept until then. While the standby serves, its
 is: it is started again without end, and people are asked only when it is gone.
 """
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
+from services.recovery.domain.changing import replace
 from services.recovery.domain.halts import Halt, halted
 from services.recovery.domain.labels import standby_label
 from services.recovery.domain.state import (

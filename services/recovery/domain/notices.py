@@ -3,8 +3,7 @@
 A notice is owed from the event that calls for it until ``NoticeSent`` is in the log.
 """
 
-from dataclasses import replace
-
+from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Notice, Phase, State
 from shared.events import Event
 from shared.events.recovery import (

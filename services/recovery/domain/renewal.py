@@ -5,9 +5,9 @@ fails is an effect that fails: told, and tried on. A machine that was given up i
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime
 
+from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Phase, Renewal, State
 from shared.events import Event
 from shared.events.recovery import RenewalDue

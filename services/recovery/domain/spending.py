@@ -5,9 +5,10 @@ stopped or gone. A machine in service is never given back for its cost; what end
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Meter, State
 from shared.events import Event
 from shared.events.recovery import (

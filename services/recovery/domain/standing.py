@@ -1,8 +1,7 @@
 """How events change what we believe of the standby."""
 
-from dataclasses import replace
-
 from services.recovery.domain import mortality, renewal
+from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Condemned, End, Phase, Serving, State
 from shared.events.recovery import ProvisionFailed, StandbyProvisioned, StandbyRestored
 from shared.machines import Host

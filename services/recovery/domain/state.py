@@ -155,9 +155,9 @@ class StandbyState:
         return self.host is None or bool(self.lost)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class State:
-    """Everything that a decision may rest on."""
+    """Everything that a decision may rest on. Without slots: see ``changing``."""
 
     workspace: WorkspaceName
     epoch: int = 0
