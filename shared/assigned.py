@@ -30,7 +30,7 @@ async def read(bus: Bus, waits: Waits) -> AsyncIterator[list[Assignment]]:
 
 
 def _decoded(key: str, value: bytes) -> Assignment | None:
-    if key == assignments.SYSTEM_KEY:
+    if key.startswith("_"):  # no workspace's: see assignments.SYSTEM_KEY
         return None
     try:
         return assignments.decode(value)

@@ -51,7 +51,11 @@ class Assignment:
 
 
 SYSTEM_KEY = "_system"
-"""The one key of the bucket that is no workspace's: what recovery says of the installation."""
+"""What recovery says of the installation. No key of a workspace begins with an underscore."""
+
+
+LOG_HEAD_KEY = "_log_head"
+"""Where the log ended when recovery last looked: see ``eventlog.heads``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -484,7 +484,9 @@ class ReadyShown(Shown):
     """Whether the stack does its work: ``position`` of the log that the api has read up to.
 
     ``acting`` says of each service whether it was heard of lately, and ``waits`` what any of them
-    waits for. ``ssh_public_key``: a host of yours must let this key in as root before it can be
+    waits for. ``log_head`` is POSITION:HASH TIME of the log as recovery last exported it: keep it
+    elsewhere, and `dumont log verify --head` shows what was done to the log since.
+    ``ssh_public_key``: a host of yours must let this key in as root before it can be
     protected.
     """
 
@@ -495,6 +497,7 @@ class ReadyShown(Shown):
     acting: dict[str, bool]
     waits: list[WaitShown]
     position: int
+    log_head: str | None
     configured: dict[str, bool] | None
     not_configured: list[str]
     ssh_public_key: str | None

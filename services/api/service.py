@@ -242,6 +242,12 @@ def _same(
     return earlier
 
 
+async def exported_head(bus: Bus) -> str | None:
+    """Where the log ended when recovery last exported it: POSITION:HASH TIME. Raises BusError."""
+    value = (await bus.entries()).get(assignments.LOG_HEAD_KEY)
+    return value.decode(errors="replace") if value else None
+
+
 async def installation(bus: Bus) -> System | None:
     """What recovery says of this installation; None when it has not said. Raises BusError."""
     value = (await bus.entries()).get(assignments.SYSTEM_KEY)

@@ -25,6 +25,7 @@ from services.recovery.inbox import listen_forever
 from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
 from services.recovery.leased import LeasedHosts
+from services.recovery.notary import Notary
 from services.recovery.ports import MachineProvider, Market, Notices
 from services.recovery.relay import Relay
 from services.recovery.service import SOURCE, Recovery
@@ -138,6 +139,14 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             on_renewed=assigner.put_again,
             waits=waits,
         )
+        notary = Notary(
+            writer,
+            bus,
+            file=settings.head_file,
+            interval=settings.head_seconds,
+            now=clock.now,
+            may_act=lease.term,
+        )
         driver = Driver(
             service, partial(_under_the_term, lease, tools), interval=settings.drive_interval
         )
@@ -168,6 +177,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
                     assigner.run(),
                     assigner.run_on_changes(),
                     relay.run(),
+                    notary.run(),
                 ):
                     group.create_task(loop)
 

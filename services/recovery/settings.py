@@ -49,6 +49,8 @@ class Settings:
     rsync_oldest: str
     replica: str
     ready_file: Path | None
+    head_file: Path | None
+    head_seconds: float
     log_level: str
     failpoints: Path | None = None
 
@@ -96,6 +98,8 @@ class Settings:
             rsync_oldest=env.text("RSYNC_OLDEST", "3.5.0"),
             replica=env.text("REPLICA", ""),
             ready_file=env.path("READY_FILE"),
+            head_file=env.path("HEAD_FILE"),
+            head_seconds=env.number("HEAD_SECONDS", 60.0),
             log_level=env.text("LOG_LEVEL", "INFO"),
             failpoints=env.path("FAILPOINTS"),
         )

@@ -72,7 +72,7 @@ async def newest_told(bus: Backbone) -> int:
 
 
 def _position(key: str, value: bytes) -> int:
-    if key == assignments.SYSTEM_KEY:
+    if key.startswith("_"):
         return 0
     try:
         return assignments.decode(value).position

@@ -15,6 +15,8 @@ from cli.embedded.postgres import ROLES
 from services.recovery.setup import migrate
 from shared.codec import UndecodableError
 from shared.envelope import Envelope
+from shared.eventlog.canonical import digest
+from shared.eventlog.heads import ExportedHead
 from shared.eventlog.memory import MemoryLog
 from shared.eventlog.port import (
     Batch,
@@ -428,6 +430,7 @@ TAMPERINGS: list[tuple[str, str]] = [
 ]
 
 
+@fault(45)
 @pytest.mark.parametrize(("statement", "finding"), TAMPERINGS)
 async def test_tampering_past_the_guard_is_found(
     postgres: Postgres, statement: str, finding: str
@@ -437,6 +440,64 @@ async def test_tampering_past_the_guard_is_found(
         assert await verify(log, page=3) == []
         await postgres.tamper(statement)
         assert any(finding in found.what for found in await verify(log, page=3))
+
+
+async def exported(log: Records) -> list[ExportedHead]:
+    return [
+        ExportedHead(position=record.position, hash=record.hash) for record in await log.records()
+    ]
+
+
+async def test_a_log_that_was_only_added_to_contains_every_head_that_was_exported(
+    log: Log,
+) -> None:
+    term = await held(log)
+    await log.append([said(n) for n in range(3)], term=term, expected_version=0)
+    heads = await exported(log)
+    await log.append([said(n) for n in range(2)], term=term, expected_version=3)
+    assert await verify(log, heads=heads) == []
+
+
+@fault(45)
+async def test_a_superuser_who_writes_the_whole_chain_anew_is_found_by_an_exported_head(
+    postgres: Postgres,
+) -> None:
+    async with emptied(postgres) as (log, term):
+        await log.append([said(n) for n in range(4)], term=term, expected_version=0)
+        heads = await exported(log)
+        await postgres.tamper(
+            'UPDATE event_log SET data = data || \'{"reason": "other"}\' WHERE position = 2'
+        )
+        previous = bytes(32)
+        for record in await log.records():
+            anew = digest(replace(record, prev_hash=previous))
+            await postgres.tamper(
+                f"UPDATE event_log SET prev_hash = '\\x{previous.hex()}', "
+                f"hash = '\\x{anew.hex()}' WHERE position = {record.position}"
+            )
+            previous = anew
+        assert await verify(log) == [], "the log fits in itself"
+        assert await verify(log, heads=heads[:1]) == [], "it was not changed before this head"
+        [found] = await verify(log, heads=heads[3:])
+        assert found.position == 4
+        assert "written anew" in found.what
+
+
+@fault(45)
+async def test_a_superuser_who_cuts_off_the_end_is_found_by_an_exported_head(
+    postgres: Postgres,
+) -> None:
+    async with emptied(postgres) as (log, term):
+        await log.append([said(n) for n in range(4)], term=term, expected_version=0)
+        heads = await exported(log)
+        await postgres.tamper(
+            "DELETE FROM event_log WHERE position > 2; UPDATE writer_lease SET head = 2;"
+            "UPDATE relay_cursor SET position = 0"
+        )
+        assert await verify(log) == [], "the log fits in itself"
+        found = await verify(log, heads=heads)
+        assert [finding.position for finding in found] == [3, 4]
+        assert all("cut" in finding.what for finding in found)
 
 
 @fault(43)

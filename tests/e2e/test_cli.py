@@ -168,6 +168,26 @@ def test_an_empty_log_is_whole(stack: Facts) -> None:
     assert json.loads(told.stdout) == {"ok": True, "events": 0, "findings": []}
 
 
+@pytest.mark.parametrize("head", ["nonsense", "1:00"])
+def test_a_head_that_is_none_is_refused_in_words(stack: Facts, head: str) -> None:
+    told = dumont("--dir", stack["dir"], "log", "verify", "--head", head, check=False)
+    assert told.returncode == 2
+    assert "POSITION:HASH" in told.stderr
+
+
+def test_a_log_without_the_head_that_was_exported_is_not_whole(
+    stack: Facts, tmp_path: Path
+) -> None:
+    heads = tmp_path / "heads"
+    heads.write_text(f"999:{'00' * 32} 2026-01-01T00:00:00+00:00\n")
+    told = dumont(
+        "--dir", stack["dir"], "log", "verify", "--head", str(heads), "-o", "json", check=False
+    )
+    assert told.returncode == 1
+    [finding] = json.loads(told.stdout)["findings"]
+    assert finding["position"] == 999
+
+
 def test_the_doctor_names_what_is_not_configured(stack: Facts) -> None:
     told = dumont("--dir", stack["dir"], "doctor", "-o", "json")
     findings = {f["check"]: f for f in json.loads(told.stdout)}

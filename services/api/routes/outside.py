@@ -14,7 +14,7 @@ from services.api.domain.views import WorkspaceView
 from services.api.ports import BusError
 from services.api.routes.front import AFront, Front
 from services.api.schemas import VERSION, ReadyShown
-from services.api.service import installation
+from services.api.service import exported_head, installation
 from shared.patience import Wait
 
 router = APIRouter(tags=["operation"])
@@ -57,9 +57,10 @@ async def _readiness(front: Front) -> dict[str, Any]:
     follower = front.follower
     try:
         system = await installation(front.bus) if front.bus.connected else None
+        log_head = await exported_head(front.bus) if front.bus.connected else None
         bus = front.bus.connected
     except BusError:
-        system, bus = None, False
+        system, log_head, bus = None, None, False
     parts = system.configured if system else None
     acting = {service: front.pulses.acts(service) for service in SERVICES}
     return {
@@ -70,6 +71,7 @@ async def _readiness(front: Front) -> dict[str, Any]:
         "acting": acting,
         "waits": _waits(front),
         "position": follower.board.position,
+        "log_head": log_head,
         "configured": parts,
         "not_configured": sorted(name for name, there in (parts or {}).items() if not there),
         "ssh_public_key": system.ssh_public_key if system else None,

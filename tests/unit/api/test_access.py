@@ -12,7 +12,7 @@ from services.api import bootstrap
 from services.api.adapters.pulses import SERVICES, SILENT_AFTER
 from services.api.routes import create_app
 from shared import subjects
-from shared.assignments import SYSTEM_KEY
+from shared.assignments import LOG_HEAD_KEY, SYSTEM_KEY
 from shared.bus.memory import MemoryBus
 from shared.clock import now
 from shared.eventlog.memory import MemoryLog
@@ -201,6 +201,13 @@ async def test_readiness_names_what_recovery_is_not_configured_with(stage: Stage
     ready = await stage.http.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["not_configured"] == ["gce"]
+
+
+async def test_readiness_shows_the_head_of_the_log_that_recovery_exported(stage: Stage) -> None:
+    assert (await stage.http.get("/readyz")).json()["log_head"] is None
+    await stage.bus.put(LOG_HEAD_KEY, b"7:00ff 2026-01-01T00:00:00+00:00")
+    ready = await stage.http.get("/readyz")
+    assert ready.json()["log_head"] == "7:00ff 2026-01-01T00:00:00+00:00"
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"{}", b'{"configured": 3}', b"\xff"])
