@@ -201,14 +201,17 @@ async def test_a_full_disk_costs_no_generation_and_is_got_over_when_there_is_les
         (gpu.workspace / "small").write_bytes(os.urandom(1 << 20))
         await hosts.pull(standby, gpu, 0)
         before = tree_of(standby.sealed())
-        (gpu.workspace / "big").write_bytes(os.urandom(30 << 20))
+        for number in range(10):
+            (gpu.workspace / f"much-{number}").write_bytes(os.urandom(3 << 20))
         for _ in range(2):
             with pytest.raises(GateError) as refusal:
                 await hosts.pull(standby, gpu, 0)
             assert (refusal.value.code, bool(refusal.value.hint)) == ("disk-full", True)
         assert standby.generations == [FIRST]
         assert tree_of(standby.sealed()) == before
-        (gpu.workspace / "big").write_bytes(os.urandom(1 << 20))
+        for number in range(10):
+            (gpu.workspace / f"much-{number}").unlink()
+        (gpu.workspace / "little").write_bytes(os.urandom(3 << 20))
         await hosts.pull(standby, gpu, 0)
         promoted = await hosts.promote(standby, 1, serve=True)
         assert promoted["generation"] == SECOND

@@ -206,11 +206,15 @@ class TestACertificateThatRanOut:
         standby, gpu = await standby_and_slow_gpu(hasty)
         before = raw_content(standby.store / "generations")
         pull = await slow_pull(hasty, standby, gpu)
+        gates = processes_of(standby, b"gate.pyz") + processes_of(gpu, b"gate.pyz")
         if gate == "stopped":
-            for pid in processes_of(standby, b"gate.pyz"):
+            for pid in gates:
                 os.kill(pid, signal.SIGSTOP)  # then it is the kernel that keeps the time
-        await until(lambda: not processes_of(standby, b"rsync"), seconds=LIFE.seconds + 8.0)
-        await until(lambda: not processes_of(gpu, b"rsync"))
+        await until(lambda: not processes_of(gpu, b"rsync"), seconds=LIFE.seconds + 15.0)
+        if gate == "stopped":
+            for pid in gates:
+                os.kill(pid, signal.SIGCONT)
+        await until(lambda: not processes_of(standby, b"rsync"))
         if gate == "running":
             with pytest.raises(GateError) as refusal:
                 await pull

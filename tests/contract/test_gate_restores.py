@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 WRITE = CertificateRole.WRITE
 STREAMS = 4
 STREAM_BYTES = 4 << 20
-SLOW = 3000
+SLOW = 2000
 """Kilobytes a second: a stream takes more than a second."""
 
 

@@ -311,16 +311,29 @@ async def lab(
         yield Lab(directory, stack, certificate_life)
 
 
+_THROTTLE = """
+import os, sys, time
+while chunk := os.read(0, 1 << 14):
+    os.write(1, chunk)
+    time.sleep(len(chunk) / 1000 / float(sys.argv[1]))
+"""
+
+
 def slow_rsync(kilobytes_per_second: int) -> Callable[[Path], None]:
-    """Make rsync slow on a machine when it is the far end."""
+    """Make a machine slow, in both directions, when it is the far end of a transfer."""
 
     def furnish(root: Path) -> None:
+        (root / "opt/simulated/throttle.py").write_text(_THROTTLE)
+        throttle = f"python3 -I -S /opt/simulated/throttle.py {kilobytes_per_second}"
         slow = root / "opt/simulated/bin/rsync"
         slow.write_text(
-            "#!/bin/sh\n"
-            '[ "$1" = --server ] || exec /usr/bin/rsync "$@"\n'
-            "shift\n"
-            f'exec /usr/bin/rsync --server --bwlimit={kilobytes_per_second} "$@"\n'
+            "#!/bin/bash\n"
+            'case " $* " in\n'
+            '  *" --sender "*) shift; exec /usr/bin/rsync --server '
+            f'--bwlimit={kilobytes_per_second} "$@";;\n'
+            f'  *" --server "*) exec /usr/bin/rsync "$@" < <({throttle});;\n'
+            "esac\n"
+            'exec /usr/bin/rsync "$@"\n'
         )
         slow.chmod(0o755)
 
