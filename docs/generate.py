@@ -1,6 +1,7 @@
 """Writes the documents that are read off the code, so that they cannot be wrong about it.
 
-    python docs/generate.py           writes events.md, phases.md, openapi.json, asyncapi.json
+    python docs/generate.py           writes events.md, phases.md, reliability.md, openapi.json,
+                                      asyncapi.json
     python docs/generate.py --check   says which of them is stale, and exits 1 if one is
 
 ``events.md`` answers for each event, in one place: where it is declared, who says it, who hears
@@ -24,7 +25,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from docs import phases  # noqa: E402
+from docs import phases, reliability  # noqa: E402
 from services.api.adapters import asyncapi  # noqa: E402 - the tree must be on the path first
 from services.api.routes import create_app  # noqa: E402
 from services.api.schemas import VERSION  # noqa: E402
@@ -47,6 +48,7 @@ def main(arguments: list[str]) -> int:
     documents = {
         ROOT / "docs" / "events.md": events_document(),
         ROOT / "docs" / "phases.md": phases.document(),
+        ROOT / "docs" / "reliability.md": reliability.document(ROOT),
         ROOT / "docs" / "openapi.json": openapi_document(),
         ROOT / "docs" / "asyncapi.json": asyncapi_document(),
     }
@@ -54,7 +56,10 @@ def main(arguments: list[str]) -> int:
     if "--check" in arguments:
         for path in stale:
             print(f"{path.relative_to(ROOT)} is stale: python docs/generate.py", file=sys.stderr)
-        return 1 if stale else 0
+        wrong = reliability.problems(ROOT)
+        for problem in wrong:
+            print(f"docs/reliability.md: {problem}", file=sys.stderr)
+        return 1 if stale or wrong else 0
     for path in stale:
         path.write_text(documents[path])
         print(f"wrote {path.relative_to(ROOT)}")

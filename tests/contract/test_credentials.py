@@ -12,6 +12,7 @@ from shared.bus.memory import MemoryBus
 from shared.certificates import REPLY, CertificateReply, CertificateRole
 from shared.credentials import RETRY_SECONDS, Credentials, CredentialsError
 from shared.machines import WorkspaceName
+from tests.support.faults import fault
 
 pytestmark = pytest.mark.anyio
 
@@ -92,6 +93,7 @@ async def test_many_who_ask_at_once_ask_recovery_once(
     assert recovery.asked == 1
 
 
+@fault(16)
 async def test_while_recovery_is_away_the_old_certificate_serves_until_its_end(
     bus: MemoryBus, recovery: Recovery, credentials: Credentials, steady: SteadyClock
 ) -> None:

@@ -20,6 +20,7 @@ from shared.clouds.errors import (
 )
 from shared.clouds.gce import GceClient, VmSpec
 from shared.clouds.states import MachineState
+from tests.support.faults import fault
 from tests.support.http_answers import Answer, Answers, prepared_answers
 
 pytestmark = pytest.mark.anyio
@@ -130,6 +131,7 @@ async def test_a_failed_operation_is_done_and_still_an_error(
     assert caught.value.code == code
 
 
+@fault(56)
 async def test_an_operation_that_does_not_end_has_an_unknown_outcome(
     gce: Answers, client: GceClient
 ) -> None:
@@ -233,6 +235,7 @@ async def test_the_list_covers_all_zones_and_pages(gce: Answers, client: GceClie
     assert "pageToken=t" in gce.asked[1].query
 
 
+@fault(58)
 @pytest.mark.parametrize(
     "answer",
     [

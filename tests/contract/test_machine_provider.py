@@ -29,6 +29,7 @@ from shared.clouds.vast import VastClient
 from shared.machines import Host, MachineId, Role
 from shared.policy import Policy
 from shared.ssh import SshError, new_key, run_root
+from tests.support.faults import fault
 from tests.support.simulator import Simulator, simulator
 
 pytestmark = pytest.mark.anyio
@@ -174,6 +175,7 @@ async def test_the_bootstrap_key_opens_the_new_machine_for_root(cloud: Cloud) ->
     assert b"rsync" in done.stdout
 
 
+@fault(7, 56)
 async def test_provisioning_the_same_label_again_rents_nothing_more(cloud: Cloud) -> None:
     order = await cloud.order()
     first = await cloud.provider.provision(order)
@@ -182,6 +184,7 @@ async def test_provisioning_the_same_label_again_rents_nothing_more(cloud: Cloud
     assert cloud.billed(order.label) == 1
 
 
+@fault(57, 58)
 async def test_a_machine_that_was_just_rented_is_never_gone_whoever_looked_at_the_list(
     cloud: Cloud,
 ) -> None:
@@ -190,6 +193,7 @@ async def test_a_machine_that_was_just_rented_is_never_gone_whoever_looked_at_th
     assert await cloud.provider.get(rental.provider_id) is not None
 
 
+@fault(56)
 async def test_a_lost_answer_ends_in_one_machine(cloud: Cloud) -> None:
     order = await cloud.order()
     cloud.clouds.fault("create-answer-lost", provider=cloud.name)
@@ -199,6 +203,7 @@ async def test_a_lost_answer_ends_in_one_machine(cloud: Cloud) -> None:
     assert cloud.billed(order.label) == 1
 
 
+@fault(57)
 async def test_a_lost_answer_and_a_late_list_end_in_one_machine(cloud: Cloud) -> None:
     order = await cloud.order()
     cloud.clouds.fault("list-lag", provider=cloud.name, seconds=GRACE / 2)
@@ -207,6 +212,7 @@ async def test_a_lost_answer_and_a_late_list_end_in_one_machine(cloud: Cloud) ->
     assert cloud.billed(order.label) == 1
 
 
+@fault(6, 7)
 async def test_an_order_that_may_have_been_placed_before_a_restart_rents_once(
     cloud: Cloud,
 ) -> None:
@@ -221,12 +227,14 @@ async def test_an_order_that_may_have_been_placed_before_a_restart_rents_once(
     assert cloud.billed(order.label) == 1
 
 
+@fault(6)
 async def test_an_order_that_was_never_placed_is_placed_after_a_restart(cloud: Cloud) -> None:
     order = replace(await cloud.order(), retried=True)
     await settled(cloud, order)
     assert cloud.billed(order.label) == 1
 
 
+@fault(69)
 async def test_a_machine_is_found_by_its_exact_label_and_by_prefix(cloud: Cloud) -> None:
     order = await cloud.order()
     rental = await cloud.provider.provision(order)
@@ -250,6 +258,7 @@ async def test_a_destroyed_machine_is_seen_to_be_gone(cloud: Cloud) -> None:
     assert await cloud.provider.stop(rental.provider_id), "what is gone does not run"
 
 
+@fault(65)
 async def test_a_destroy_that_lies_is_not_believed(cloud: Cloud) -> None:
     rental = await cloud.provider.provision(await cloud.order())
     await until(cloud, rental, RentalStatus.RUNNING)
@@ -269,6 +278,7 @@ async def test_a_machine_is_stopped_and_started_again(cloud: Cloud) -> None:
     await until(cloud, rental, RentalStatus.RUNNING)
 
 
+@fault(55, 58)
 @pytest.mark.parametrize("status", [500, 503, 429, 404])
 async def test_trouble_at_the_provider_is_never_an_empty_account(cloud: Cloud, status: int) -> None:
     order = await cloud.order()
@@ -286,6 +296,7 @@ async def test_trouble_at_the_provider_is_never_an_empty_account(cloud: Cloud, s
             await ask
 
 
+@fault(55)
 async def test_garbage_is_never_an_empty_account(cloud: Cloud) -> None:
     rental = await cloud.provider.provision(await cloud.order())
     cloud.clouds.fault("http-error", provider=cloud.name, status=200, body="<html>")
@@ -330,6 +341,7 @@ async def test_both_signatures_of_a_lost_bid_are_read_as_outbid(vast: Cloud, for
     assert await vast.provider.stop(rental.provider_id), "an outbid machine can be fenced"
 
 
+@fault(59)
 @pytest.mark.parametrize("status", ["offline", "unknown"])
 async def test_a_lost_host_is_neither_gone_nor_stopped(vast: Cloud, status: str) -> None:
     rental = await running_gpu(vast)
@@ -339,6 +351,7 @@ async def test_a_lost_host_is_neither_gone_nor_stopped(vast: Cloud, status: str)
     assert seen.status is RentalStatus.LOST
 
 
+@fault(60)
 async def test_an_offer_that_was_taken_is_told_from_other_refusals(vast: Cloud) -> None:
     order = await vast.order()
     vast.clouds.fault("offer-vanishes")
@@ -349,6 +362,7 @@ async def test_an_offer_that_was_taken_is_told_from_other_refusals(vast: Cloud) 
     assert (await vast.provider.provision(other)).label == order.label, "nothing is unsettled"
 
 
+@fault(62)
 async def test_a_bid_under_the_floor_leaves_nothing_behind(vast: Cloud) -> None:
     order = await vast.order(bid=0.001)
     with pytest.raises(ProviderError):
@@ -356,6 +370,7 @@ async def test_a_bid_under_the_floor_leaves_nothing_behind(vast: Cloud) -> None:
     assert vast.billed(order.label) == 0
 
 
+@fault(57)
 async def test_of_two_machines_with_one_label_the_older_stays(vast: Cloud) -> None:
     order = await vast.order()
     first = await until(vast, await vast.provider.provision(order), RentalStatus.RUNNING)
@@ -379,6 +394,7 @@ async def test_a_start_that_would_only_be_queued_is_called_off(vast: Cloud) -> N
     assert vast.clouds.machine(rental.provider_id)["intended"] == "stopped"
 
 
+@fault(63)
 async def test_a_machine_that_does_not_boot_is_told_as_failed(vast: Cloud) -> None:
     vast.clouds.fault("boot-fails")
     rental = await vast.provider.provision(await vast.order())
@@ -386,6 +402,7 @@ async def test_a_machine_that_does_not_boot_is_told_as_failed(vast: Cloud) -> No
     assert "did not boot" in failed.status_text
 
 
+@fault(67)
 async def test_no_credit_is_a_refusal_with_a_hint(vast: Cloud) -> None:
     order = await vast.order()
     vast.clouds.control.put("/credit", json={"usd": 0}).raise_for_status()
@@ -397,6 +414,7 @@ async def test_no_credit_is_a_refusal_with_a_hint(vast: Cloud) -> None:
     assert "credit" in caught.value.hint
 
 
+@fault(67)
 async def test_a_refused_key_is_a_matter_for_people(vast: Cloud) -> None:
     client = VastClient(key="wrong", url=vast.clouds.vast_url, pace=0)
     provider = VastProvider(client)
@@ -406,6 +424,7 @@ async def test_a_refused_key_is_a_matter_for_people(vast: Cloud) -> None:
     assert "DUMONT_VAST_API_KEY" in caught.value.hint
 
 
+@fault(67)
 async def test_a_key_that_may_only_read_cannot_rent(vast: Cloud) -> None:
     order = await vast.order()
     client = VastClient(key=vast.clouds.keys["vast_read"], url=vast.clouds.vast_url, pace=0)
@@ -416,6 +435,7 @@ async def test_a_key_that_may_only_read_cannot_rent(vast: Cloud) -> None:
     await client.aclose()
 
 
+@fault(61)
 async def test_every_offer_of_a_search_is_within_the_policy(vast: Cloud) -> None:
     assert vast.market is not None
     policy = Policy(gpu_price_max=0.3, gpu_ram_min_gb=12, regions=("EU",), regions_strict=True)
@@ -428,6 +448,7 @@ async def test_every_offer_of_a_search_is_within_the_policy(vast: Cloud) -> None
         assert offer.verified
 
 
+@fault(55, 61)
 async def test_a_market_without_a_fit_is_empty_and_a_failing_one_is_not(vast: Cloud) -> None:
     assert vast.market is not None
     assert await vast.market.search(Policy(gpu_price_max=0.01)) == []
@@ -473,6 +494,7 @@ async def test_when_no_zone_has_room_the_hint_says_what_to_set(gce: Cloud) -> No
     assert gce.billed(order.label) == 0
 
 
+@fault(72)
 async def test_a_preempted_standby_is_stopped_and_can_be_started(gce: Cloud) -> None:
     rental = await gce.provider.provision(await gce.order())
     await until(gce, rental, RentalStatus.RUNNING)
@@ -490,6 +512,7 @@ async def test_a_start_without_room_is_told_as_such(gce: Cloud) -> None:
         await gce.provider.start(rental.provider_id)
 
 
+@fault(69)
 async def test_a_vm_of_somebody_else_is_neither_adopted_nor_listed(gce: Cloud) -> None:
     order = await gce.order()
     zone = POLICY.standby_zone

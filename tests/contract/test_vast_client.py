@@ -22,6 +22,7 @@ from shared.clouds.errors import (
 from shared.clouds.states import MachineState
 from shared.clouds.vast import VastClient
 from shared.clouds.vast_answers import Instance
+from tests.support.faults import fault
 from tests.support.http_answers import Answer, Answers, prepared_answers
 
 pytestmark = pytest.mark.anyio
@@ -127,6 +128,7 @@ async def test_a_create_that_meets(
     assert vast.count("PUT", ASK) == 1, "a create is never repeated by the client"
 
 
+@fault(62)
 async def test_a_refusal_that_left_a_machine_behind_says_which(
     vast: Answers, client: VastClient
 ) -> None:
@@ -136,6 +138,7 @@ async def test_a_refusal_that_left_a_machine_behind_says_which(
     assert caught.value.created == "99"
 
 
+@fault(56)
 async def test_a_create_that_nobody_takes_has_an_unknown_outcome() -> None:
     client = VastClient(key=KEY, url="http://127.0.0.1:1", pace=0)
     with pytest.raises(UncertainError):
@@ -143,6 +146,7 @@ async def test_a_create_that_nobody_takes_has_an_unknown_outcome() -> None:
     await client.aclose()
 
 
+@fault(54)
 async def test_the_quota_error_says_when_to_come_back_and_is_not_retried(
     vast: Answers, client: VastClient
 ) -> None:
@@ -177,6 +181,7 @@ async def test_an_offer_full_of_nulls_is_read_and_one_without_an_id_is_left_out(
     assert (ask.id, ask.gpu_ram, ask.dph_total, ask.country) == (1, None, None, "US")
 
 
+@fault(58)
 async def test_the_list_is_read_to_its_last_page(vast: Answers, client: VastClient) -> None:
     vast.to(
         "GET",
@@ -203,6 +208,7 @@ GARBLED: list[tuple[str, Answer]] = [
 ]
 
 
+@fault(55, 58)
 @pytest.mark.parametrize("answer", [case[1] for case in GARBLED], ids=[case[0] for case in GARBLED])
 async def test_a_list_is_never_taken_for_empty_because_of(
     vast: Answers, client: VastClient, answer: Answer
@@ -212,6 +218,7 @@ async def test_a_list_is_never_taken_for_empty_because_of(
         await client.instances()
 
 
+@fault(58)
 async def test_a_machine_is_gone_only_on_the_services_word(
     vast: Answers, client: VastClient
 ) -> None:
@@ -253,6 +260,7 @@ async def test_account_keys_are_read_in_both_shapes(vast: Answers, client: VastC
     assert await client.ssh_keys() == []
 
 
+@fault(98)
 async def test_no_error_shows_a_secret(vast: Answers, client: VastClient) -> None:
     leak = {"msg": f"bad key {KEY}", "instance_api_key": "canary-2", "jupyter_token": "canary-3"}
     for answer in (Answer(leak, 400), Answer(leak, 500), Answer(leak), Answer(str(leak), 404)):

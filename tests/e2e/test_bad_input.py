@@ -19,6 +19,7 @@ import nats
 import pytest
 
 from tests.support.disks import small_disk
+from tests.support.faults import fault
 from tests.support.simulator import Simulator, simulator
 
 SECONDS = 45.0
@@ -155,6 +156,7 @@ def test_every_verb_says_that_a_workspace_is_unknown_and_where_to_look(
     assert done.stdout == ""
 
 
+@fault(90)
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
@@ -207,6 +209,7 @@ def test_a_bad_policy_value_over_http_is_a_problem_with_the_reason(
 JSON = "application/json"
 
 
+@fault(92)
 @pytest.mark.parametrize(
     ("body", "kind", "status", "says"),
     [
@@ -363,6 +366,7 @@ SENSELESS: list[Facts] = [
 """They decode, and are refused in the log like any other request that makes no sense."""
 
 
+@fault(21, 31, 32)
 def test_what_does_not_decode_is_kept_aside_with_its_reason_and_holds_nothing_up(
     stack: Stack,
 ) -> None:
@@ -432,6 +436,7 @@ def recovers(stack: Stack, name: str) -> None:
     assert stack.dumont("workspace", "remove", name, "--yes").returncode == 0
 
 
+@fault(55)
 def test_a_market_in_trouble_is_told_with_its_answer_and_searched_again(stack: Stack) -> None:
     where = {"provider": "vast", "method": "POST", "path_contains": "/bundles"}
     # A provider may well repeat our key in its answer: nobody is to read it in ours.
@@ -453,6 +458,7 @@ def test_a_market_in_trouble_is_told_with_its_answer_and_searched_again(stack: S
     recovers(stack, "search")
 
 
+@fault(56)
 def test_a_rental_in_trouble_is_told_and_never_made_twice(stack: Stack) -> None:
     where = {"provider": "vast", "method": "PUT", "path_contains": "/asks/"}
     trouble(stack, 401, {"success": False, "error": "auth_error", "msg": "no"}, **where)
@@ -522,6 +528,7 @@ def test_a_host_that_does_not_let_us_in_is_told_with_the_key_to_add(stack: Stack
 # --- secrets --------------------------------------------------------------------------------------
 
 
+@fault(98)
 def test_after_all_this_no_secret_is_in_a_log_an_event_or_an_answer(stack: Stack) -> None:
     kept = {file.name: file.read_text().strip() for file in (stack.dir / "secrets").iterdir()}
     secrets = {**kept, "vast": stack.clouds.keys["vast"], "read": stack.clouds.keys["vast_read"]}

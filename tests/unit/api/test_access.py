@@ -19,6 +19,7 @@ from shared.eventlog.memory import MemoryLog
 from shared.events.recovery import RecoveryHalted
 from shared.patience import Wait
 from shared.pulse import Pulse, encode
+from tests.support.faults import fault
 from tests.unit.api.conftest import HEADERS, KEY, Stage, settings
 from tests.unit.api.tale import Tale
 
@@ -86,6 +87,7 @@ async def test_every_error_is_a_problem_with_a_hint(
     assert problem["hint"]
 
 
+@fault(92)
 async def test_a_mistake_of_ours_shows_no_traceback(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

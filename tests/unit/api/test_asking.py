@@ -5,6 +5,7 @@ import pytest
 from shared.events.recovery import RequestRefused
 from shared.events.requests import RequestReceived
 from shared.subjects import STREAM_INBOX
+from tests.support.faults import fault
 from tests.unit.api.conftest import Stage
 from tests.unit.api.tale import Tale
 
@@ -179,6 +180,7 @@ async def test_a_request_with_no_end_yet_is_pending(stage: Stage) -> None:
     assert answer.json()["recorded"] is True
 
 
+@fault(15)
 async def test_a_repeat_under_the_same_key_is_the_same_operation(stage: Stage) -> None:
     await stage.told(Tale().registered())
     key = {"Idempotency-Key": "k-1"}
@@ -188,6 +190,7 @@ async def test_a_repeat_under_the_same_key_is_the_same_operation(stage: Stage) -
     assert len(asked(stage)) == 1
 
 
+@fault(15)
 async def test_a_repeated_registration_under_the_same_key_is_answered_from_the_log(
     stage: Stage,
 ) -> None:
@@ -215,6 +218,7 @@ async def test_a_request_that_the_bus_never_saw_was_not_taken(stage: Stage) -> N
     assert answer.json()["taken"] is False
 
 
+@fault(15, 35)
 async def test_a_request_that_the_bus_did_not_confirm_may_have_been_taken(
     stage: Stage,
 ) -> None:

@@ -13,6 +13,7 @@ from cli.embedded.report import with_password
 from cli.embedded.settings import LOOPBACK, Settings, read_settings, write_settings
 from cli.embedded.stack import Plan, plan
 from cli.errors import CliError
+from tests.support.faults import fault
 
 CALLER = {
     "PATH": "/bin",
@@ -49,6 +50,7 @@ def environment(made: Plan, name: str) -> dict[str, str]:
     return dict(next(child.env for child in made.children if child.name == name))
 
 
+@fault(98)
 def test_only_recovery_gets_the_key_that_can_spend(layout: Layout) -> None:
     made = plan(layout, settings(), CALLER)
     holders = [child.name for child in made.children if "DUMONT_VAST_API_KEY" in child.env]
@@ -80,6 +82,7 @@ def test_a_variable_that_was_asked_for_wins_over_ours(layout: Layout) -> None:
     assert "DUMONT_VAST_API_KEY" not in environment(made, "sync-1")
 
 
+@fault(98)
 def test_no_secret_is_on_a_command_line_or_in_the_run_file(layout: Layout) -> None:
     made = plan(layout, settings(), CALLER)
     secrets = [path.read_text().strip() for path in layout.secrets.iterdir()]
@@ -139,6 +142,7 @@ def test_a_kept_endpoint_port_that_is_taken_is_an_error(layout: Layout) -> None:
             control.choose_ports(layout, endpoint_host=LOOPBACK, api_port=None, endpoint_ports=None)
 
 
+@fault(51)
 def test_two_installations_never_look_like_each_other() -> None:
     first, second = control.new_installation(), control.new_installation()
     assert "-" not in first + second

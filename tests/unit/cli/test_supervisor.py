@@ -24,6 +24,7 @@ def test_a_child_starts_when_what_it_needs_is_ready(tmp_path: Path) -> None:
         assert layout.log("setup").read_text() == "set up\n"
 
 
+@fault(16)
 def test_a_killed_child_lives_again_and_the_run_file_says_so(tmp_path: Path) -> None:
     with supervised(tmp_path) as layout:
         first = child(layout, "worker").process
@@ -107,6 +108,7 @@ def test_what_is_written_is_for_its_owner_alone(tmp_path: Path) -> None:
             assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
+@fault(19, 21)
 def test_the_wait_before_a_restart_grows_to_its_bound() -> None:
     waits = [BACKOFF_MIN]
     for _ in range(10):

@@ -13,6 +13,7 @@ from shared.clouds.errors import (
     ServerFailedError,
     evidence_of,
 )
+from tests.support.faults import fault
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +48,7 @@ async def test_calls_of_one_kind_keep_their_interval() -> None:
     assert await turns(time, time.pace(Limit(2.0)), 3) == [0.0, 2.0, 4.0]
 
 
+@fault(54)
 async def test_a_burst_is_allowed_and_then_paid_for() -> None:
     time = Time()
     assert await turns(time, time.pace(Limit(6.0, burst=3)), 5) == [0.0, 0.0, 0.0, 6.0, 12.0]
@@ -60,6 +62,7 @@ async def test_time_that_passed_unused_is_not_saved_beyond_the_burst() -> None:
     assert await turns(time, pace, 3) == [1000.0, 1000.0, 1006.0]
 
 
+@fault(54)
 async def test_a_hold_keeps_everybody_waiting() -> None:
     time = Time()
     pace = time.pace(Limit(1.0, burst=3))

@@ -19,6 +19,7 @@ from services.health.domain.detector import (
 )
 from shared.events.health import HealthFailed, HealthRestored, ThresholdReached
 from shared.machines import Host, MachineId, Role, WorkspaceName
+from tests.support.faults import fault
 
 P = ProviderView
 OK, FAILED, UNKNOWN = Verdict.OK, Verdict.FAILED, Verdict.UNKNOWN
@@ -46,6 +47,7 @@ TABLE: list[tuple[str, ProviderView, Tcp, Ssh, Verdict, bool]] = [
 ]
 
 
+@fault(55, 59)
 @pytest.mark.parametrize("case", TABLE, ids=[case[0] for case in TABLE])
 def test_a_check_where(case: tuple[str, ProviderView, Tcp, Ssh, Verdict, bool]) -> None:
     _, provider, tcp, ssh, verdict, positive = case
@@ -82,6 +84,7 @@ PROOF = Check(verdict=FAILED, reason="outbid", positive=True)
 WELL = Check(verdict=OK, reason="answers")
 
 
+@fault(53)
 def test_when_all_of_three_hosts_are_silent_at_once_it_is_our_network() -> None:
     check = witnessed(SILENCE, [SILENCE, SILENCE, SILENCE], Brake())
     assert check.verdict is UNKNOWN
@@ -95,6 +98,7 @@ def test_silence_counts_while_a_witness_answers_or_the_hosts_are_few(latest: lis
     assert witnessed(SILENCE, latest, Brake()).verdict is FAILED
 
 
+@fault(53)
 def test_the_providers_word_is_never_held_back_by_the_brake() -> None:
     assert witnessed(PROOF, [PROOF, SILENCE, SILENCE], Brake(share=0.5)).verdict is FAILED
 
@@ -126,6 +130,7 @@ def told(*checks: Check, threshold: int = 3) -> list[str]:
     return said
 
 
+@fault(1)
 def test_three_failures_in_a_row_reach_the_threshold() -> None:
     assert told(SILENCE, SILENCE, SILENCE) == ["failed 1", "failed 2", "failed 3", "threshold 3"]
 
@@ -143,6 +148,7 @@ def test_a_good_check_begins_the_count_anew_and_is_said_once() -> None:
     ]
 
 
+@fault(89)
 def test_an_unknown_check_neither_counts_nor_forgives() -> None:
     assert told(SILENCE, DOUBT, SILENCE, DOUBT, SILENCE)[-1] == "threshold 3"
     assert told(*[DOUBT] * 10) == []

@@ -21,6 +21,7 @@ from shared.bus.memory import MemoryBus
 from shared.machines import Host, MachineId, WorkspaceName
 from shared.policy import Policy
 from shared.subjects import STREAM_INBOX
+from tests.support.faults import fault
 
 pytestmark = pytest.mark.anyio
 
@@ -191,6 +192,7 @@ async def test_each_check_is_telemetry() -> None:
         assert sample["heartbeat"] == {"load": 0.5}
 
 
+@fault(1)
 async def test_a_new_epoch_begins_the_count_anew() -> None:
     async with running() as world:
         world.reached["gpu"] = DOWN
@@ -211,6 +213,7 @@ async def test_a_newer_policy_keeps_the_count() -> None:
         assert world.said()[-1] == "gpu ThresholdReached"
 
 
+@fault(28)
 async def test_an_older_assignment_is_ignored() -> None:
     async with running() as world:
         await world.assign(assignment(epoch=2))
@@ -253,6 +256,7 @@ async def test_an_assignment_that_cannot_be_read_does_not_stop_the_others() -> N
         assert {subject.host.id for subject in world.looks} == {"gpu", "standby"}
 
 
+@fault(2, 22)
 async def test_an_event_that_the_bus_did_not_take_is_published_once_when_it_is_back() -> None:
     async with running() as world:
         await world.assign(assignment())
@@ -265,6 +269,7 @@ async def test_an_event_that_the_bus_did_not_take_is_published_once_when_it_is_b
         assert failures == [1, 2], "the checks of the time without a bus are not caught up"
 
 
+@fault(53)
 async def test_when_every_host_is_silent_at_once_nothing_reaches_a_threshold() -> None:
     async with running() as world:
         other = host("gpu-2")
@@ -275,6 +280,7 @@ async def test_when_every_host_is_silent_at_once_nothing_reaches_a_threshold() -
         assert world.samples[-1]["verdict"] == "unknown"
 
 
+@fault(18)
 async def test_a_process_that_was_stopped_does_not_blame_the_host() -> None:
     async with running() as world:
         await world.assign(assignment())

@@ -9,6 +9,7 @@ import pytest
 from services.health.adapters.shared_listing import SharedListing
 from services.health.domain.detector import ProviderView
 from services.health.ports import ProviderError, ProviderUnreachableError, Report
+from tests.support.faults import fault
 
 pytestmark = pytest.mark.anyio
 
@@ -41,6 +42,7 @@ class Account:
         return SharedListing("vast", self, monotonic=lambda: self.time)
 
 
+@fault(54)
 async def test_hosts_that_ask_within_an_interval_share_one_list_call() -> None:
     account = Account()
     shared = account.shared()
@@ -75,6 +77,7 @@ async def test_a_missing_machine_is_gone_only_when_the_provider_says_so_by_name(
     assert (await shared.report("8", max_age=5)).view is ProviderView.ERROR
 
 
+@fault(58)
 async def test_an_empty_list_proves_nothing() -> None:
     account = Account(rows={}, gone={"1"})
     assert (await account.shared().report("1", max_age=5)).view is ProviderView.ERROR

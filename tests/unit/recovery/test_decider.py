@@ -37,6 +37,7 @@ from shared.events.recovery import (
 from shared.events.sync import RestoreFailed
 from shared.machines import MachineId, Role
 from tests.support.examples import STANDBY, START, WS, Story, gpu
+from tests.support.faults import fault
 
 
 def owed(state: State) -> set[type]:
@@ -168,6 +169,7 @@ def test_a_failover_fences_the_old_gpu_and_starts_a_recovery() -> None:
     assert [c.end for c in story.state.condemned] == [End.STOP]
 
 
+@fault(71)
 def test_without_a_standby_a_failover_is_refused_with_a_reason() -> None:
     story = Story()
     host = story.syncing()
@@ -188,6 +190,7 @@ def test_a_paused_workspace_does_not_fail_over_by_itself_but_does_when_asked() -
     assert [e.type for e in follows] == ["FailoverStarted"]
 
 
+@fault(28)
 def test_a_late_answer_of_an_older_epoch_changes_nothing() -> None:
     story = Story()
     host = story.syncing()
@@ -198,6 +201,7 @@ def test_a_late_answer_of_an_older_epoch_changes_nothing() -> None:
     assert story.state == before
 
 
+@fault(64)
 def test_a_lost_candidate_ends_the_attempt_and_not_the_recovery() -> None:
     story = Story().searching()
     host = story.restoring()
@@ -218,6 +222,7 @@ def test_a_lost_candidate_ends_the_attempt_and_not_the_recovery() -> None:
     assert owed(story.state) == {effects.Fence}, "two GPUs are never paid for at once"
 
 
+@fault(8, 63)
 def test_ssh_that_never_comes_ends_the_attempt_at_its_deadline_and_destroys_the_machine() -> None:
     story = Story().searching()
     story.rented()
@@ -228,6 +233,7 @@ def test_ssh_that_never_comes_ends_the_attempt_at_its_deadline_and_destroys_the_
     assert story.state.excluded == {"m1"}
 
 
+@fault(61, 66)
 def test_an_empty_market_is_asked_again_with_a_growing_wait_without_end() -> None:
     story = Story().searching()
     waits = []
@@ -253,6 +259,7 @@ def test_an_empty_market_is_asked_again_with_a_growing_wait_without_end() -> Non
         assert 0.8 * longest <= seconds <= longest
 
 
+@fault(67)
 def test_a_refused_key_halts_with_a_hint_and_recover_starts_again() -> None:
     story = Story().searching()
     (halted,) = story.tell(
@@ -267,6 +274,7 @@ def test_a_refused_key_halts_with_a_hint_and_recover_starts_again() -> None:
     assert owed(story.state) == {effects.SearchOffers}
 
 
+@fault(64)
 def test_a_gpu_lost_during_the_switch_brings_the_standby_back() -> None:
     story = Story().searching()
     host = story.restoring()
@@ -332,6 +340,7 @@ def rental(label: str, provider_id: str, status: RentalStatus = RentalStatus.RUN
     )
 
 
+@fault(48)
 def test_a_fenced_gpu_that_the_market_runs_again_is_a_zombie() -> None:
     story = Story()
     old = story.syncing()
@@ -354,6 +363,7 @@ def test_a_fenced_gpu_that_the_market_runs_again_is_a_zombie() -> None:
     assert zombie(story.state, found, story.now) is None
 
 
+@fault(57)
 def test_a_second_machine_with_our_label_is_an_orphan_and_the_rented_one_is_not() -> None:
     story = Story()
     host = story.syncing()
@@ -370,6 +380,7 @@ def test_a_second_machine_with_our_label_is_an_orphan_and_the_rented_one_is_not(
     assert story.state.condemned == ()
 
 
+@fault(69)
 def test_the_label_names_its_workspace() -> None:
     assert workspace_of("dumont-train-e1-a2", "dumont") == "train"
     assert workspace_of("dumont-a-b-e1-e1-a2", "dumont") == "a-b-e1"

@@ -37,6 +37,7 @@ from shared.events.sync import RestoreDone
 from shared.machines import MachineId, Role, WorkspaceName
 from tests.support import virtual_time
 from tests.support.examples import STANDBY, WS, Story
+from tests.support.faults import fault
 from tests.support.world import Ids, Machine, World
 
 
@@ -84,6 +85,7 @@ def switching() -> Story:
 # --- the standby holds the data
 
 
+@fault(72)
 def test_a_standby_that_cannot_be_revived_now_is_not_destroyed_with_the_only_copy() -> None:
     story = Story()
     story.failover(story.syncing())
@@ -93,6 +95,7 @@ def test_a_standby_that_cannot_be_revived_now_is_not_destroyed_with_the_only_cop
     assert STANDBY.id not in {c.machine for c in story.state.condemned}
 
 
+@fault(73)
 def test_a_new_and_empty_standby_protects_nothing_until_it_has_a_generation() -> None:
     story = Story()
     story.syncing()
@@ -129,6 +132,7 @@ def test_a_standby_revived_during_the_way_back_does_not_serve_people(step: Step)
     ]
 
 
+@fault(72)
 def test_a_standby_revived_during_a_failover_does_not_undo_the_promotion() -> None:
     story = Story()
     host = story.syncing()
@@ -173,6 +177,7 @@ def test_the_sweeper_leaves_a_revived_standby_alone_that_had_to_move_to_another_
 # --- the way back
 
 
+@fault(28)
 def test_a_last_pass_of_an_earlier_freeze_does_not_end_a_later_one() -> None:
     story = Story().searching()
     host = story.restoring()
@@ -253,6 +258,7 @@ def test_failbacks_that_keep_failing_disturb_people_less_and_less() -> None:
     assert waits[-1] > waits[0]
 
 
+@fault(66)
 def test_an_exhausted_market_is_tried_again_with_the_machines_that_failed_before() -> None:
     story = Story().searching()
     for n in range(3):
@@ -322,6 +328,7 @@ def adopted_and_failed_over() -> Story:
     return story
 
 
+@fault(48)
 def test_an_adopted_gpu_that_the_market_runs_again_is_stopped_again_and_not_destroyed() -> None:
     story = adopted_and_failed_over()
     (kept,) = story.state.condemned
@@ -359,6 +366,7 @@ def test_a_standby_that_is_being_made_anew_ends_with_its_workspace_wherever_it_i
 # --- requests
 
 
+@fault(90)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -392,6 +400,7 @@ def test_an_accept_is_not_kept_in_store_for_a_shrinkage_that_nobody_has_seen() -
     assert [type(event) for event in told] == [RequestRefused]
 
 
+@fault(90)
 def test_what_is_refused_never_reaches_the_log_in_a_form_that_no_start_can_read() -> None:
     async def story() -> MemoryLog:
         log, recovery = await a_recovery()

@@ -22,6 +22,7 @@ from shared.eventlog.port import Batch, LogUnknownError, WrongVersionError
 from shared.events import Event
 from shared.events.requests import RequestReceived
 from shared.machines import WorkspaceName
+from tests.support.faults import fault
 
 pytestmark = pytest.mark.anyio
 
@@ -112,6 +113,7 @@ def actors(envelopes: Iterable[Envelope]) -> list[str]:
     return [e.event.actor for e in envelopes if isinstance(e.event, RequestReceived)]
 
 
+@fault(21)
 async def test_an_event_that_a_decision_stumbles_over_is_kept_aside_and_the_rest_is_heard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from services.recovery.domain.market import bid_for, choose, countries, within_limits
 from services.recovery.domain.world import Offer
 from shared.policy import Policy
+from tests.support.faults import fault
 
 POLICY = Policy(gpu_price_max=0.50, gpu_ram_min_gb=8)
 NOBODY: frozenset[str] = frozenset()
@@ -64,11 +65,13 @@ def test_an_unreliable_machine_is_taken_only_when_nothing_better_fits() -> None:
     assert chosen(shaky) == "1"
 
 
+@fault(63)
 def test_machines_that_failed_us_are_left_out() -> None:
     assert chosen(offer("1"), offer("2", price=0.4), exclude=frozenset({"m1"})) == "2"
     assert chosen(offer("1"), exclude=frozenset({"m1"})) is None
 
 
+@fault(61)
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -94,6 +97,7 @@ def test_a_bid_is_the_floor_with_a_margin() -> None:
     assert bid_for(offer("1", price=0.21, bid_min=0.20), POLICY) == 0.24
 
 
+@fault(61, 62)
 @pytest.mark.parametrize("price", [0.01, 0.10, 0.3333, 0.42, 0.4999, 0.50])
 @pytest.mark.parametrize("disk", [0.0, 0.0067, 0.009])
 def test_a_bid_with_its_disk_is_never_over_the_maximum_nor_under_the_floor(

@@ -20,6 +20,7 @@ from shared.eventlog.port import LeaseLostError
 from shared.events.recovery import RecoveryStarted
 from shared.machines import WorkspaceName
 from shared.subjects import STREAM_EVENTS
+from tests.support.faults import fault
 
 pytestmark = pytest.mark.anyio
 
@@ -103,6 +104,7 @@ async def test_a_new_relay_goes_on_where_the_stream_stands(world: World) -> None
     assert world.heard() == list(range(1, 8))
 
 
+@fault(4, 35)
 async def test_a_relay_that_died_before_it_remembered_says_nothing_twice(world: World) -> None:
     await world.say(3)
     for envelope in await world.log.read():
@@ -112,6 +114,7 @@ async def test_a_relay_that_died_before_it_remembered_says_nothing_twice(world: 
     assert world.heard() == [1, 2, 3]
 
 
+@fault(24, 26)
 async def test_a_stream_that_came_back_empty_is_filled_again_from_the_log(world: World) -> None:
     await world.say(7)
     assert await world.relay().step()
@@ -121,6 +124,7 @@ async def test_a_stream_that_came_back_empty_is_filled_again_from_the_log(world:
     assert world.heard(fresh) == list(range(1, 8))
 
 
+@fault(26)
 async def test_a_stream_that_came_back_older_gets_what_it_lacks(world: World) -> None:
     await world.say(7)
     assert await world.relay().step()
@@ -132,6 +136,7 @@ async def test_a_stream_that_came_back_older_gets_what_it_lacks(world: World) ->
     assert world.heard(older) == list(range(1, 8))
 
 
+@fault(22)
 async def test_a_lost_bus_is_waited_for_and_nothing_is_left_out(world: World) -> None:
     async with world.running():
         await world.say(2)
@@ -155,6 +160,7 @@ async def test_a_silent_log_is_waited_for(world: World) -> None:
         await world.until_heard(1)
 
 
+@fault(47)
 async def test_nothing_is_published_without_a_live_term(world: World) -> None:
     await world.say(2)
     assert world.term is not None

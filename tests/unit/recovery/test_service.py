@@ -11,6 +11,7 @@ from services.recovery.ports import RentalStatus
 from shared.events.health import ThresholdReached
 from shared.machines import Role
 from tests.support import virtual_time
+from tests.support.faults import fault
 from tests.support.world import WS, Machine, World
 
 
@@ -85,6 +86,7 @@ def test_a_lost_gpu_is_replaced_with_nobody_at_the_keyboard() -> None:
 APPENDS = range(1, 40)
 
 
+@fault(3, 5, 6, 7, 9, 10, 11)
 @pytest.mark.parametrize("die_at", APPENDS)
 def test_a_kill_between_any_effect_and_its_record_changes_nothing(die_at: int) -> None:
     world = World()
@@ -97,6 +99,22 @@ def test_a_kill_between_any_effect_and_its_record_changes_nothing(die_at: int) -
     assert world.timeline()[: len(FIRST_START)] == FIRST_START
 
 
+@fault(20)
+@pytest.mark.parametrize("told", range(2, 21, 3))
+def test_a_recovery_that_is_asked_to_end_at_any_step_goes_on_from_there(told: int) -> None:
+    async def story(world: World) -> None:
+        world.ask("register", path="/workspace", origin="empty")
+        await world.life(lambda _: len(world.timeline()) >= told)
+        await world.life(syncing(1))
+        await lose_the_gpu(world)
+
+    world = World()
+    virtual_time.run(story(world))
+    assert world.vast.running() == ["dumont-train-e2-a1"]
+    assert len(world.vast.created) == 2, "nothing was rented twice"
+    assert world.timeline()[: len(FIRST_START)] == FIRST_START
+
+
 def test_the_kills_were_real() -> None:
     world = World()
     world.log.die_at = 5
@@ -104,6 +122,7 @@ def test_the_kills_were_real() -> None:
     assert world.restarts == 1
 
 
+@fault(7, 56)
 def test_a_rental_whose_answer_got_lost_is_adopted_and_not_rented_again() -> None:
     world = World()
     world.vast.answers_lost = 1
@@ -111,6 +130,7 @@ def test_a_rental_whose_answer_got_lost_is_adopted_and_not_rented_again() -> Non
     assert world.vast.created == ["dumont-train-e0-a1"]
 
 
+@fault(57)
 def test_a_machine_with_our_label_that_nobody_knows_is_destroyed() -> None:
     async def story(world: World) -> None:
         await first_start(world)
@@ -125,6 +145,7 @@ def test_a_machine_with_our_label_that_nobody_knows_is_destroyed() -> None:
     assert world.timeline()[-2:] == ["ZombieSeen", "OrphanDestroyed"]
 
 
+@fault(29, 96)
 def test_a_gpu_that_answers_is_not_failed_over_whatever_health_says() -> None:
     async def story(world: World) -> None:
         await first_start(world)
@@ -151,6 +172,7 @@ def test_a_gpu_that_answers_is_not_failed_over_whatever_health_says() -> None:
     assert world.state().phase is Phase.SYNCING
 
 
+@fault(48)
 def test_a_zombie_is_destroyed_although_it_was_seen_stopped() -> None:
     async def story(world: World) -> None:
         await first_start(world)

@@ -17,6 +17,7 @@ from shared.events.health import HealthFailed
 from shared.events.recovery import FailoverCompleted, WorkspaceRegistered
 from shared.machines import MachineId, Role, WorkspaceName
 from shared.policy import Policy
+from tests.support.faults import fault
 
 FAILED = HealthFailed(
     workspace=WorkspaceName("train"),
@@ -77,6 +78,7 @@ def test_the_wire_form_is_a_cloudevent() -> None:
     assert (body["epoch"], body["position"]) == (2, 4)
 
 
+@fault(32)
 def test_fields_from_the_future_are_ignored() -> None:
     data = codec.to_data(FAILED) | {"invented_later": 1}
     assert decode(said(data=data, traceparent="00-1")).event == FAILED
@@ -127,6 +129,7 @@ REFUSED = {
 }
 
 
+@fault(31, 32)
 @pytest.mark.parametrize("body", REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_no_event_of_ours_is_refused_with_a_reason(body: bytes) -> None:
     with pytest.raises(UndecodableError) as refused:
@@ -148,6 +151,7 @@ _JSON = st.recursive(
 )
 
 
+@fault(31)
 @settings(deadline=None)
 @given(st.binary())
 def test_no_bytes_at_all_do_worse_than_being_refused(body: bytes) -> None:

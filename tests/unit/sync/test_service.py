@@ -38,6 +38,7 @@ from shared.events.sync import (
 )
 from shared.subjects import STREAM_INBOX
 from tests.support import virtual_time
+from tests.support.faults import fault
 from tests.unit.sync.workspace import CANDIDATE, GPU, STANDBY, TRAIN, assignment
 
 T = TypeVar("T", bound=Event)
@@ -188,6 +189,7 @@ class TestAMirror:
 
         virtual_time.run(main())
 
+    @fault(14)
     def test_tells_the_same_fact_with_the_same_id_after_a_restart(self) -> None:
         async def main() -> None:
             ids = []
@@ -201,6 +203,7 @@ class TestAMirror:
 
         virtual_time.run(main())
 
+    @fault(14)
     def test_makes_up_for_an_answer_that_got_lost(self) -> None:
         async def main() -> None:
             async with scene() as stage:
@@ -227,6 +230,7 @@ class TestAMirror:
 
         virtual_time.run(main())
 
+    @fault(77)
     def test_holds_a_shrunken_source_until_a_person_accepts_it(self) -> None:
         async def main() -> None:
             held = ShrunkError("shrank", files_before=9, files_now=0, bytes_before=5, bytes_now=0)
@@ -252,6 +256,7 @@ class TestAMirror:
 
         virtual_time.run(main())
 
+    @fault(22)
     def test_publishes_again_until_the_bus_has_it(self) -> None:
         async def main() -> None:
             async with scene() as stage:
@@ -307,6 +312,7 @@ class TestAChangedAssignment:
 
         virtual_time.run(main())
 
+    @fault(28)
     @pytest.mark.parametrize("older", [{"epoch": 0, "position": 99}, {"position": 9}])
     def test_that_is_older_changes_nothing(self, older: dict[str, int]) -> None:
         async def main() -> None:
