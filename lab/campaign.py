@@ -3,15 +3,20 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from typing import TypeVar
 
 import structlog
 
 from lab.faults import KINDS
 from lab.oracle import Finding
 from lab.world import Plan, play
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 WORKERS = 2
 SEEDS_FOR_COVERAGE = 100
@@ -138,16 +143,19 @@ def run(
 ) -> Total:
     """Play ``plan`` with every seed."""
     total, began = Total(), time.perf_counter()
-    for result in _results([replace(plan, seed=seed) for seed in seeds], workers):
+    for result in spread(one, [replace(plan, seed=seed) for seed in seeds], workers=workers):
         total.add(result)
         total.seconds = time.perf_counter() - began
         on_result(total, result)
     return total
 
 
-def _results(plans: Sequence[Plan], workers: int) -> Iterable[Result]:
-    if workers == 1 or len(plans) == 1:
-        yield from map(one, plans)
+def spread(work: Callable[[A], B], things: Sequence[A], *, workers: int) -> Iterator[B]:
+    """``work`` done on each thing, in order, on so many processes."""
+    if workers == 1 or len(things) == 1:
+        yield from map(work, things)
         return
-    with ProcessPoolExecutor(workers, initializer=quiet) as pool:
-        yield from pool.map(one, plans, chunksize=max(1, min(8, len(plans) // workers)))
+    # Spawned, not forked: a child begins as every other run of the lab does.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=quiet) as pool:
+        yield from pool.map(work, things, chunksize=max(1, min(8, len(things) // workers)))

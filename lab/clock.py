@@ -32,12 +32,13 @@ class Life(Enum):
 class Process:
     """One process on the loop; a process that is started again is another one."""
 
-    __slots__ = ("held", "life", "name")
+    __slots__ = ("held", "kill", "life", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.life = Life.RUNNING
         self.held: list[asyncio.Handle] = []
+        self.kill: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<{self.name} {self.life.name.lower()}>"
@@ -62,7 +63,8 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self._timed = 0
         self._seconds = 0.0
         self._steps = 0
-        self.callbacks = 0
+        self.turns = 0
+        """How many callbacks were run: what two looks at it have in common is not interrupted."""
 
     def time(self) -> float:
         return self._seconds
@@ -94,7 +96,6 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         if not ready:
             self._pass_time()
         count = len(ready)
-        self.callbacks += count
         self._steps += count
         if self._steps > STEPS_MAX:
             raise RuntimeError(f"{STEPS_MAX} callbacks ran and no time passed: a loop without end")
@@ -102,6 +103,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             handle = ready.popleft()
             if handle.cancelled():
                 continue
+            self.turns += 1
             process = _context_of(handle).get(CURRENT)
             if process is None or process.life is Life.RUNNING:
                 handle._run()  # as asyncio's own loop does

@@ -36,6 +36,7 @@ class Moods:
     """How a cloud is at the moment; shares of calls, and seconds."""
 
     silent: bool = False  # nobody answers, nothing happens
+    unreached: bool = False  # the same, because our own network is down
     refuses_key: bool = False
     sold_out: bool = False
     offers_gone: float = 0.0  # creates that find the offer taken
@@ -123,7 +124,7 @@ class Cloud:
 
     async def _answering(self) -> None:
         error: CloudError | None = None
-        if self.moods.silent:
+        if self.moods.silent or self.moods.unreached:
             await self.wire.nothing(NoAnswerError(f"{self.name}: no answer"), after=TIMEOUT_SECONDS)
         if self.moods.refuses_key:
             error = AuthError(f"{self.name}: 401", status=401)

@@ -145,13 +145,13 @@ def _forged(world: "World", fault: Fault) -> None:
 def _deaf(world: "World", _: Fault) -> None:
     """The controller's own network is down: nobody outside answers it."""
     world.grounds.moods.controller_deaf = True
-    world.market.moods.silent = world.project.moods.silent = True
+    world.market.moods.unreached = world.project.moods.unreached = True
     world.oracle.deaf_changed_at = world.now
 
 
 def _heard(world: "World", _: Fault) -> None:
     world.grounds.moods.controller_deaf = False
-    world.market.moods.silent = world.project.moods.silent = False
+    world.market.moods.unreached = world.project.moods.unreached = False
     world.oracle.deaf_changed_at = world.now
 
 
@@ -342,9 +342,11 @@ KINDS: dict[str, Kind] = {
 LOSSES = ("outbid", "gone", "silent", "offline")
 
 
-def planned(chance: Random, hours: float, *, a_hour: float = 15.0) -> list[Fault]:
-    """The faults of a run, in the order of their time."""
-    names = list(KINDS)
+def planned(
+    chance: Random, hours: float, *, a_hour: float = 15.0, only: tuple[str, ...] = ()
+) -> list[Fault]:
+    """The faults of a run, in the order of their time; ``only`` of these kinds if any is named."""
+    names = [name for name in KINDS if not only or name in only]
     weights = [KINDS[name].weight for name in names]
     faults = []
     for _ in range(int(hours * a_hour)):

@@ -98,10 +98,10 @@ class Grounds:
         return ""
 
 
-def raise_epoch(disk: Disk, epoch: int) -> None:
+def raise_epoch(disk: Disk, epoch: int, *, ends_jobs: bool = True) -> None:
     disk.epoch = epoch
     for job in disk.jobs:
-        job.ended = job.ended or job.epoch < epoch
+        job.ended = job.ended or (ends_jobs and job.epoch < epoch)
     disk.jobs = [job for job in disk.jobs if not job.ended]
 
 
@@ -158,7 +158,7 @@ class LabHosts:
             grounds.witness.wrote("promote", epoch, max(epoch, disk.epoch), disk)
             if disk.epoch > epoch:
                 grounds.witness.wrote("promote", epoch, disk.epoch, disk)
-            raise_epoch(disk, epoch)
+            raise_epoch(disk, epoch, ends_jobs=grounds.moods.epoch_checked)
             if serve:
                 self._serve(machine, epoch)
             else:
@@ -260,15 +260,15 @@ class LabPlane:
         grounds, epoch, standby = self._grounds, assignment.epoch, assignment.standby
         assert standby is not None
 
-        def begin() -> tuple[Machine, Job]:
+        def begin() -> tuple[Machine, Job, Content]:
             machine = self._standby(standby)
             self._demand("copy", machine, epoch)
-            source()
+            content = source()
             job = Job(epoch)
             machine.disk.jobs.append(job)
-            return machine, job
+            return machine, job, content
 
-        machine, job = await grounds.wire.call(begin)
+        machine, job, partial = await grounds.wire.call(begin)
         first = machine.disk.newest() is None
         seconds = self._seconds(FIRST_PASS_SECONDS if first else 3.0)
         breaks = self._breaks()
@@ -277,14 +277,19 @@ class LabPlane:
         def take() -> None:
             """The source is read some time before its copy is sealed."""
             self._still(machine, job)
-            taken.append(source())
+            try:
+                taken.append(source())
+            except DataPlaneError:
+                # What arrived so far is there, and is no generation.
+                machine.disk.jobs.remove(job)
+                self._keep(machine.disk, epoch, partial, name, sealed=False)
+                raise
 
         def seal() -> Sealed:
             self._still(machine, job)
             disk = machine.disk
             disk.jobs.remove(job)
             if breaks:
-                # What arrived so far is there, and is no generation.
                 self._keep(disk, epoch, taken[0], name, sealed=False)
                 raise DataPlaneError("source-broke", "the transfer broke")
             return self._sealed(machine, assignment, taken[0], name, seconds)
@@ -416,7 +421,7 @@ class LabPlane:
 
     def _still(self, machine: Machine, job: Job) -> None:
         """Raises DataPlaneError unless the job still runs on the standby."""
-        if job.ended and self._grounds.moods.epoch_checked:
+        if job.ended:
             self._broke("the job was ended on the standby")
         if not machine.up(self._grounds.now) or job not in machine.disk.jobs:
             self._broke("the standby went down")

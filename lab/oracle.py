@@ -54,7 +54,7 @@ class Book:
     """What people wrote and may rely on: on the serving standby at once, on a GPU once sealed."""
     losses_excused: bool = False
     failovers: int = 0
-    lost_at: float = 0.0
+    halts: int = 0
 
 
 class Oracle:
@@ -127,7 +127,8 @@ class Oracle:
             case FailbackCompleted() if after.serving != before.serving:
                 self._primary(book, event.epoch, event.machine)
                 self._judge_failback(book, event.machine)
-            case RecoveryHalted():
+            case RecoveryHalted() if after.phase is Phase.HALTED:
+                book.halts += before.phase is not Phase.HALTED
                 self.demand(bool(event.reason and event.hint), "a halt says why", f"{event}")
 
     def _agree(self, book: Book, what: str) -> None:

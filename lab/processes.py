@@ -33,6 +33,7 @@ class Supervised:
         if self.lives and self.process.life is not Life.DEAD:
             return
         self.process = process = Process(self.name)
+        process.kill = self.kill
         self.lives += 1
         context = WORLD.copy()
         context.run(CURRENT.set, process)

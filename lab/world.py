@@ -1,9 +1,10 @@
 """One run: the world, the services in it, the faults, the settling, and the verdict."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from lab.chance import Chance
 from lab.clock import CURRENT, VirtualTimeLoop, now
 from lab.cloud import Market, Project, Watchers
 from lab.endpoint import LabEndpoint
-from lab.faults import Fault
+from lab.faults import Fault, Loss
 from lab.hosts import Grounds
 from lab.machines import Fleet, Machine
 from lab.network import Connection, Server
@@ -22,6 +23,7 @@ from lab.people import Messenger, People
 from lab.processes import Graveyard, Supervised
 from lab.services import PORTS, Intervals, Surroundings
 from lab.story import Story
+from lab.traces import Trace
 from lab.wire import WORLD
 from services.api.service import Follower, Requests
 from services.recovery.domain.freshness import staleness
@@ -70,7 +72,15 @@ class Plan:
     guards: Guards = field(default_factory=Guards)
     without: frozenset[int] = frozenset()
     a_hour: float = 15.0
+    only: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] | None = None
+    """In place of those that the seed would plan: what a stored story does."""
     failovers_min: int = FAILOVERS_MIN
+    losses_max: int = 1000
+    replicas: int = 2
+    traces: tuple[Trace, ...] = ()
+    quiet: float = 600.0
+    """How long everything must stay at rest before it counts, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,12 +123,14 @@ class World:
         self.endpoint.on_point = self.oracle.pointed
         self.server = Server(self.chance.of("bus"), recheck=60.0, on_kept=self._kept)
         self.book = self._log()
+        self._acting = ""
         self.requests: Requests | None = None
         self.follower: Follower | None = None
         self.recoveries: dict[str, Recovery] = {}
         self.people = People(self)
         self.messenger = Messenger()
         self.processes = self._services()
+        self._losing = True
         self._tasks: list[asyncio.Task[None]] = []
 
     def _clouds(self) -> tuple[Market, Project]:
@@ -164,6 +176,8 @@ class World:
             "sync": lambda: services.sync(at, Connection(self.server, "sync")),
             "api": lambda: services.api(at, Connection(self.server, "api"), self._api_began),
         }
+        if self.plan.replicas == 1:
+            del mains["recovery-2"]
         return {name: Supervised(name, main, on_end=self._died) for name, main in mains.items()}
 
     # --- what everybody uses
@@ -204,6 +218,9 @@ class World:
 
     def _recovery_began(self, name: str, recovery: Recovery) -> None:
         self.tell(name, "acts")
+        if self._acting not in {"", name}:
+            self.meet("takeover: another replica acts")
+        self._acting = name
         self.recoveries[name] = recovery
 
     def _api_began(self, follower: Follower, requests: Requests) -> None:
@@ -235,7 +252,7 @@ class World:
         self._judge(names)
 
     def _faults(self) -> list[Fault]:
-        every = faults.planned(self.chance.of("faults"), self.plan.hours, a_hour=self.plan.a_hour)
+        every = planned(self.plan)
         return [fault for number, fault in enumerate(every) if number not in self.plan.without]
 
     def failovers(self) -> int:
@@ -243,15 +260,24 @@ class World:
 
     async def _lose(self, workspace: WorkspaceName) -> None:
         """Its GPU is lost again and again, each time after it was protected for a while."""
-        for loss in faults.losses(self.chance.of(f"losses/{workspace}")):
+        for loss in islice(self._losses(workspace), self.plan.losses_max):
             while not self._protected(workspace):
                 await asyncio.sleep(30)
             await asyncio.sleep(loss.gap)
+            if not self._losing:
+                return
             primary = self.oracle.book(workspace).state.primary
             machine = self.fleet.of(primary) if primary else None
             if machine is not None and machine.well(self.now):
                 self.tell("market", f"{machine.label} is lost: {loss.mode}")
                 faults.lose(self, machine, loss)
+
+    def _losses(self, workspace: WorkspaceName) -> Iterator[Loss]:
+        chance = self.chance.of(f"losses/{workspace}")
+        if not self.plan.traces:
+            return faults.losses(chance)
+        number = self.plan.workspaces.index(workspace) + self.plan.seed
+        return self.plan.traces[number % len(self.plan.traces)].losses(chance)
 
     def _protected(self, workspace: WorkspaceName) -> bool:
         state = self.oracle.book(workspace).state
@@ -260,8 +286,7 @@ class World:
     def _calm(self) -> None:
         """Nothing fails from here on; what was broken by then stays for the product to mend."""
         self.tell("lab", "the faults are over")
-        for task in self._tasks[3::4]:
-            task.cancel()
+        self._losing = False
         for fault in list(self.active):
             faults.finish(self, fault)
         for process in self.processes.values():
@@ -271,10 +296,10 @@ class World:
         deadline = self.now + SETTLE_SECONDS
         calm_since = self.now
         while self.now < deadline:
-            await asyncio.sleep(60)
+            await asyncio.sleep(min(60.0, self.plan.quiet / 2))
             if not all(self._at_rest(name) for name in names):
                 calm_since = self.now
-            elif self.now - calm_since > 600:
+            elif self.now - calm_since > self.plan.quiet:
                 return
 
     def _at_rest(self, workspace: WorkspaceName) -> bool:
@@ -310,6 +335,9 @@ class World:
         for name in names:
             unrest = self._unrest(name)
             oracle.demand(not unrest, "every incident ends", f"{name}: {unrest}")
+            owed = oracle.book(name).state.notices
+            oracle.demand(not owed, "people are told", f"{name}: {owed[:1]}")
+            self._judge_halts(name)
             self._judge_machines(name)
         lost = [what for id_, what in oracle.kept.items() if id_ not in oracle.recorded]
         # What cannot be decided is kept aside: it is not lost.
@@ -318,6 +346,15 @@ class World:
         )
         self._judge_folds(names)
         self._judge_log()
+
+    def _judge_halts(self, workspace: WorkspaceName) -> None:
+        """Each halt was told: a crash between halt and notice makes no difference."""
+        told = sum(
+            name == workspace and notice.severity == "critical"
+            for name, notice in self.messenger.told
+        )
+        halts = self.oracle.book(workspace).halts
+        self.oracle.demand(told >= halts, "every halt is told", f"{workspace}: {told} of {halts}")
 
     def _judge_machines(self, workspace: WorkspaceName) -> None:
         state = self.oracle.book(workspace).state
@@ -381,6 +418,14 @@ class World:
             digest=rows[-1].hash.hex() if rows else "",
             story=self.story,
         )
+
+
+def planned(plan: Plan) -> Sequence[Fault]:
+    """The faults of a plan, with those that it leaves out."""
+    if plan.faults is not None:
+        return plan.faults
+    chance = Chance(plan.seed).of("faults")
+    return faults.planned(chance, plan.hours, a_hour=plan.a_hour, only=plan.only)
 
 
 def play(plan: Plan) -> Verdict:

@@ -1,0 +1,108 @@
+"""All pairs of crash points in one incident: killed at one place, started again, killed at another.
+
+The places are the failpoints of the services (``shared/failpoints.py``). A first run without any
+kill writes down which are passed; then each pair has a run of its own.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+from lab.clock import CURRENT, KilledError, VirtualTimeLoop
+from lab.oracle import Finding
+from lab.traces import Trace
+from lab.world import Plan, Verdict, play
+from shared import failpoints
+
+SEED = 7
+INCIDENT = Plan(
+    seed=SEED,
+    hours=0.25,
+    workspaces=("one",),
+    a_hour=0.0,
+    failovers_min=1,
+    losses_max=1,
+    replicas=1,
+    traces=(Trace(60.0, (True, *[False] * 60)),),
+    quiet=60.0,
+)
+"""One workspace from its registration over the loss of its GPU until it is on the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process passes: the first time that ``process`` comes by there."""
+
+    process: str
+    point: str
+
+    def __str__(self) -> str:
+        return f"{self.process} at {self.point}"
+
+
+@dataclass(slots=True)
+class Killer:
+    """Kills a process at each of its places, in their order, once."""
+
+    wanted: list[Place] = field(default_factory=list)
+    passed: dict[Place, int] = field(default_factory=dict)
+    """Each place with the turn of the loop at which it was passed first."""
+    killed: list[Place] = field(default_factory=list)
+
+    def __call__(self, point: str) -> None:
+        process = CURRENT.get()
+        if process is None or process.kill is None:
+            return
+        place = Place(process.name, point)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        self.passed.setdefault(place, loop.turns)
+        if self.wanted and self.wanted[0] == place:
+            self.killed.append(self.wanted.pop(0))
+            process.kill()
+            raise KilledError(point)
+
+
+def incident(*places: Place) -> tuple[Verdict, Killer]:
+    """Play the incident with these kills, one after the other."""
+    killer = Killer(list(places))
+    failpoints.arm(killer)
+    try:
+        return play(INCIDENT), killer
+    finally:
+        failpoints.arm(None)
+
+
+def places() -> list[Place]:
+    """Every place where a kill makes a difference, in the order of the first time.
+
+    Of places that are passed without a pause between them one stands for all. So does the first
+    event for all that the relay publishes: it keeps nothing between them.
+    """
+    verdict, killer = incident()
+    assert verdict.ok, verdict.findings
+    found: dict[tuple[str, object], Place] = {}
+    for place, turn in killer.passed.items():
+        relays = place.point.startswith("relay.published")
+        found.setdefault((place.process, "relay" if relays else turn), place)
+    return list(found.values())
+
+
+def every_pair(found: list[Place]) -> Iterator[tuple[Place, Place]]:
+    """Killed at the first; started again, and killed at the second when it passes there."""
+    yield from product(found, found)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one run with kills."""
+
+    places: tuple[Place, ...]
+    findings: tuple[Finding, ...]
+
+
+def outcome(kills: tuple[Place, ...]) -> Outcome:
+    """Play the incident with these kills."""
+    verdict, _ = incident(*kills)
+    return Outcome(kills, verdict.findings)

@@ -1,0 +1,159 @@
+"""The oracle sees what must not be: each promise is broken here by hand."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from lab.machines import EMPTY, Content, Disk, Fleet, Generation, Live, Machine, Power
+from lab.oracle import Oracle
+from services.recovery.domain.state import Phase
+from services.recovery.ports import Backend
+from shared.envelope import Envelope
+from shared.events import Event
+from shared.events.recovery import FailoverStarted, RecoveryStarted
+from shared.machines import Host, MachineId, Role, WorkspaceName
+
+WS = WorkspaceName("one")
+GPU = Host(
+    id=MachineId("lab-one-e0-a1"), provider="vast", provider_id="101", address="10.4.0.1", port=22
+)
+
+
+def machine() -> Machine:
+    return Machine(
+        provider="vast",
+        provider_id="101",
+        label=str(GPU.id),
+        address=GPU.address,
+        port=22,
+        created_at=0.0,
+        boots_at=0.0,
+    )
+
+
+def world() -> tuple[Oracle, Fleet]:
+    """A workspace that is protected on a GPU which has been well for a day."""
+    fleet = Fleet()
+    fleet.add(machine())
+    oracle = Oracle(fleet, lambda: 86_400.0)
+    book = oracle.book(WS)
+    book.state = replace(
+        book.state, phase=Phase.SYNCING, primary=GPU, primary_ready=True, endpoint_port=20_000
+    )
+    return oracle, fleet
+
+
+def said(number: int, event: Event, *, position: int | None = None) -> Envelope:
+    return Envelope(
+        id=UUID(int=number),
+        source="recovery",
+        time=datetime(2026, 1, 1, tzinfo=UTC),
+        event=event,
+        position=position if position is not None else number,
+    )
+
+
+STARTED = RecoveryStarted(workspace=WS, epoch=0, reason="first")
+LOST = FailoverStarted(workspace=WS, epoch=1, machine=GPU.id, reason="silent")
+
+
+def disk() -> Disk:
+    return Disk(workspace=WS, role=Role.STANDBY.value, machine="lab-one-standby-1", epoch=2)
+
+
+def failover(oracle: Oracle, _: Fleet) -> None:
+    oracle.appended("recovery-1", [said(1, LOST)])
+
+
+def gap(oracle: Oracle, _: Fleet) -> None:
+    oracle.appended("recovery-1", [said(1, STARTED), said(2, STARTED, position=3)])
+
+
+def twice(oracle: Oracle, _: Fleet) -> None:
+    oracle.appended("recovery-1", [said(1, STARTED), said(1, STARTED, position=2)])
+
+
+def unintended(oracle: Oracle, _: Fleet) -> None:
+    oracle.creating("vast", "lab-one-e0-a7", "recovery-1")
+
+
+def third(oracle: Oracle, _: Fleet) -> None:
+    seen = [replace(machine(), provider_id=str(n), label=f"lab-one-e0-a{n}") for n in (1, 2)]
+    oracle.listed("vast", seen, "recovery-1")
+    oracle.creating("vast", "lab-one-e0-a3", "recovery-1")
+
+
+def ended(oracle: Oracle, fleet: Fleet) -> None:
+    oracle.ending("destroy", fleet.by_id["vast", "101"])
+
+
+def lower_epoch(oracle: Oracle, _: Fleet) -> None:
+    oracle.witness().wrote("seal", 1, 2, disk())
+
+
+def older(oracle: Oracle, _: Fleet) -> None:
+    kept = disk()
+    kept.generations = [Generation(1, n, EMPTY, "gpu", 0.0) for n in (1, 2)]
+    oracle.witness().served(kept, kept.generations[0], EMPTY)
+
+
+def unsealed(oracle: Oracle, _: Fleet) -> None:
+    kept = disk()
+    kept.generations = [Generation(1, 1, EMPTY, "gpu", 0.0, sealed=False)]
+    oracle.witness().served(kept, kept.generations[0], EMPTY)
+
+
+def lost_write(oracle: Oracle, _: Fleet) -> None:
+    oracle.written(WS, 7, Role.STANDBY)
+    oracle.witness().served(disk(), None, Content(8, EMPTY))
+
+
+def fenced(oracle: Oracle, fleet: Fleet) -> None:
+    oracle.appended("recovery-1", [said(1, LOST)])
+    oracle.findings.clear()
+    oracle.pointed(20_000, Backend(address=GPU.address, port=22))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "promise"),
+    [
+        (failover, "no failover from a healthy GPU"),
+        (gap, "the log has no gaps"),
+        (twice, "each fact is in the log once"),
+        (unintended, "an effect has an intent"),
+        (third, "no create while the inventory shows enough"),
+        (ended, "no machine in service is ended"),
+        (lower_epoch, "a lower epoch never writes"),
+        (older, "what is promoted is sealed and the newest"),
+        (unsealed, "what is promoted is sealed and the newest"),
+        (lost_write, "no write that was promised is lost"),
+        (fenced, "the endpoint leads to no fenced machine"),
+    ],
+)
+def test_what_breaks_a_promise_is_found(
+    breaks: Callable[[Oracle, Fleet], None], promise: str
+) -> None:
+    oracle, fleet = world()
+    breaks(oracle, fleet)
+    assert promise in {finding.promise for finding in oracle.findings}
+
+
+def test_a_failover_from_a_gpu_that_is_dead_is_right() -> None:
+    oracle, fleet = world()
+    fleet.by_id["vast", "101"].power = Power.STOPPED
+    oracle.appended("recovery-1", [said(1, LOST)])
+    assert oracle.findings == []
+
+
+def test_writes_that_went_down_with_the_standbys_disk_are_excused_once() -> None:
+    oracle, _ = world()
+    oracle.written(WS, 7, Role.STANDBY)
+    oracle.disk_lost(WS)
+    kept = disk()
+    kept.live = Live(EMPTY, 2)
+    oracle.witness().served(kept, None, EMPTY)
+    assert oracle.findings == []
+    assert oracle.met["data: lost with the standby's disk"] == 1
