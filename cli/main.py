@@ -57,6 +57,7 @@ WORKSPACE = {
 }
 LOG = {
     "verify": Verb("cli.commands.log:verify", "Check versions and the hash chain."),
+    "mend": Verb("cli.commands.log:mend", "Bring an old copy up to what the bus holds."),
 }
 
 

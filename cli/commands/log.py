@@ -1,17 +1,20 @@
 """``dumont log``: the event log itself."""
 
 import asyncio
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.commands.options import Output, target
+from cli.commands.options import Output, Yes, target
 from cli.connection import Log
+from cli.embedded import stack
+from cli.embedded.settings import read_settings
 from cli.errors import UsageError
 from cli.fromlog import silent_log
-from cli.messages import note
+from cli.messages import confirm, note
 from cli.output import Format, print_json, print_table
 from shared.eventlog.heads import ExportedHead, parse
 from shared.eventlog.port import LogUnknownError
@@ -48,6 +51,18 @@ def verify(ctx: typer.Context, head: Heads = None, output: Output = Format.TABLE
         kept = f", and so do {len(exported)} exported heads" if exported else ""
         note(f"the log is whole: {last} events, versions and hash chain fit{kept}")
     if findings:
+        raise typer.Exit(1)
+
+
+def mend(ctx: typer.Context, *, yes: Yes = False) -> None:
+    """Append to a log that is an old copy what the bus still holds of it (embedded stack)."""
+    where = target(ctx)
+    where.running()
+    confirm(f"what the bus holds is appended to the log of {where.layout.dir}", yes=yes)
+    plan = stack.plan(where.layout, read_settings(where.layout), where.env)
+    recovery = next(child for child in plan.children if child.service == "recovery")
+    done = subprocess.run([*recovery.argv(), "mend"], env={**recovery.env}, check=False)
+    if done.returncode != 0:
         raise typer.Exit(1)
 
 

@@ -1,6 +1,7 @@
-"""python -m services.recovery [setup]
+"""python -m services.recovery [setup | mend]
 
-``setup`` prepares log and bus once, before the services start, and is safe to repeat.
+``setup`` prepares log and bus once, before the services start, and is safe to repeat. ``mend``
+brings an old copy of the log up to what the bus holds: see the runbook before you use it.
 """
 
 import asyncio
@@ -8,12 +9,23 @@ import sys
 
 from services.recovery import bootstrap
 from services.recovery.adapters.authority import AuthorityError
+from services.recovery.mend import CannotMendError
 from services.recovery.settings import Settings
 from shared import logs
 from shared.bus.port import BusError
 from shared.environment import SettingsError
-from shared.eventlog.port import LogRefusedError
+from shared.eventlog.port import LogRefusedError, LogUnknownError
 from shared.runtime import run_until_stopped
+
+REFUSALS = (
+    SettingsError,
+    BusError,
+    LogRefusedError,
+    LogUnknownError,
+    AuthorityError,
+    CannotMendError,
+)
+"""What one line says better than a traceback."""
 
 
 async def main(settings: Settings) -> None:
@@ -27,11 +39,14 @@ if __name__ == "__main__":
             from services.recovery import setup
 
             setup.main()
+        elif sys.argv[1:] == ["mend"]:
+            count = asyncio.run(bootstrap.mend_log(Settings.from_env()))
+            print(f"{count} events appended", file=sys.stderr)
         elif sys.argv[1:]:
-            sys.exit("usage: python -m services.recovery [setup]")
+            sys.exit("usage: python -m services.recovery [setup | mend]")
         else:
             found = Settings.from_env()
             logs.configure("recovery", level=found.log_level)
             asyncio.run(main(found))
-    except (SettingsError, BusError, LogRefusedError, AuthorityError) as error:
+    except REFUSALS as error:
         sys.exit(f"dumont recovery: {error}")

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -25,19 +25,22 @@ from services.recovery.inbox import listen_forever
 from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
 from services.recovery.leased import LeasedHosts
+from services.recovery.mend import mend
 from services.recovery.notary import Notary
 from services.recovery.ports import MachineProvider, Market, Notices
 from services.recovery.relay import Relay
 from services.recovery.service import SOURCE, Recovery
 from services.recovery.settings import Settings
 from services.recovery.sweeper import Sweeper
-from services.recovery.witness import until_newest
+from services.recovery.witness import confirm_newest, until_newest
 from shared import clock, subjects
 from shared.assignments import System
 from shared.bus.nats_bus import NatsBus
+from shared.bus.port import BusError
 from shared.certificates import ENTITLED
 from shared.clouds.gce import GceClient
 from shared.clouds.vast import VastClient
+from shared.eventlog.port import LogUnknownError
 from shared.eventlog.writer import PostgresWriter
 from shared.events import Event
 from shared.machines import WorkspaceName
@@ -160,10 +163,14 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
 
         async def run() -> None:
             _touch(settings)
+            # Before the lease, so that a person can mend the log; and after it, because the wait
+            # for it may have been long.
+            await until_newest(writer, bus, waits)
             term = await lease.acquire()
             async with asyncio.TaskGroup() as group:
                 group.create_task(lease.keep())
-                await until_newest(writer, bus, waits)
+                with suppress(BusError, LogUnknownError):
+                    await confirm_newest(writer, bus)
                 await service.load()
                 await _answer_certificates(bus, authority, may_act=lease.term)
                 log.info("writing under a new term", term=term)
@@ -182,6 +189,15 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
                     group.create_task(loop)
 
         yield Parts(run)
+
+
+async def mend_log(settings: Settings) -> int:
+    """Bring an old copy of the log up to what the bus holds. Raises as ``mend``."""
+    async with (
+        PostgresWriter(settings.log_dsn, settings.log_password) as writer,
+        NatsBus.connect(settings.nats_url, settings.nats_user, settings.nats_password) as bus,
+    ):
+        return await mend(writer, bus)
 
 
 def _epoch_of(service: Recovery) -> Callable[[WorkspaceName], int | None]:

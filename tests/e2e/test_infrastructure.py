@@ -18,13 +18,19 @@ from tests.support.disks import small_disk
 from tests.support.faults import fault
 from tests.support.sampling import sampled
 from tests.support.simulator import eventually
-from tests.support.stack import FAST, Stack, stack
-from tests.support.trouble import TROUBLES, Trouble
+from tests.support.stack import FAST, FAST_POLICY, Stack, stack
+from tests.support.trouble import (
+    TROUBLES,
+    Trouble,
+    inbox_size,
+    restore_an_old_copy_of_the_log,
+)
 
 NAME = "train"
 PATIENCE = 150.0
 SEALED = "/var/lib/dumont/ready/tree"
 """The newest generation on a standby."""
+NEWER_LOG = "an event log that is not an old copy"
 SETTINGS = {**FAST, "DUMONT_LEASE_SECONDS": "6"}
 
 pytestmark = [
@@ -113,7 +119,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         home.mkdir(parents=True)
         (home / "store").symlink_to(disk)
         running = stacked.enter_context(stack(directory, variables=SETTINGS))
-        running.register(NAME, origin="empty")
+        # Each machine that was outbid costs more afterwards.
+        running.register(NAME, origin="empty", policy={**FAST_POLICY, "gpu_price_max": 1000})
         found = Scene(running, {})
         found.until(lambda: running.state(NAME)["phase"] == "SYNCING")
         yield found
@@ -145,6 +152,24 @@ def test_what_is_waited_for_is_told_and_the_services_go_on_by_themselves(
     scene.until(lambda: scene.ready()["ready"] and not scene.waits())
     assert scene.restarts("health-1", "sync-1", "api-1") == others, "they waited"
     scene.write()
+
+
+@fault(39, 44)
+def test_on_an_old_copy_of_the_log_nothing_is_done_until_it_is_mended(scene: Scene) -> None:
+    scene.write()
+    machines = labels(scene)
+    end = restore_an_old_copy_of_the_log(scene.stack)
+    scene.until(lambda: NEWER_LOG in scene.waits() and not scene.ready()["ready"])
+    lost = scene.lose_the_gpu()
+    scene.until(lambda: inbox_size(scene.stack) >= 4)  # three failed checks and the threshold
+    assert scene.stack.query("SELECT max(position) AS head FROM event_log")[0]["head"] == end
+    assert labels(scene) == machines, "nothing is rented, and nothing destroyed"
+    scene.stack.dumont("log", "mend", "--yes")
+    scene.assert_every_promise_held(lost)
+
+
+def labels(scene: Scene) -> set[str]:
+    return {str(machine["label"]) for machine in scene.stack.clouds.machines()}
 
 
 # --- an incident in the middle of it ------------------------------------------------------------

@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import nats
+from nats.aio.client import Client
 from nats.js.errors import NotFoundError
 
 from cli.embedded import processes
@@ -88,17 +89,35 @@ def streams_deleted(stack: Stack) -> Iterator[None]:
 
 
 async def _delete_streams(stack: Stack, *names: str) -> None:
-    password = Layout.of(stack.dir).secret("nats_admin").read_text().strip()
+    async with _admin(stack) as client:
+        for name in names:
+            with suppress(NotFoundError):
+                await client.jetstream().delete_stream(name)
+
+
+def inbox_size(stack: Stack) -> int:
+    """How much was said that recovery has not settled."""
+
+    async def ask() -> int:
+        async with _admin(stack) as client:
+            info = await client.jetstream().stream_info(STREAM_INBOX)
+            return int(info.state.messages)
+
+    return asyncio.run(ask())
+
+
+@asynccontextmanager
+async def _admin(stack: Stack) -> AsyncIterator[Client]:
     client = await nats.connect(
         f"nats://127.0.0.1:{settings(stack).nats_port}",
         user="admin",
-        password=password,
+        password=Layout.of(stack.dir).secret("nats_admin").read_text().strip(),
         inbox_prefix=b"_INBOX_admin",
     )
-    for name in names:
-        with suppress(NotFoundError):
-            await client.jetstream().delete_stream(name)
-    await client.close()
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 @contextmanager
@@ -145,6 +164,28 @@ def log_stuck(stack: Stack) -> Iterator[None]:
         with suppress(asyncpg.PostgresError):  # the server may end who is idle so long
             runner.run(connection.close())
         runner.close()
+
+
+def restore_an_old_copy_of_the_log(stack: Stack) -> int:
+    """As from a backup that is older than the last change of primary; where it ends."""
+    return asyncio.run(_restore(stack))
+
+
+async def _restore(stack: Stack) -> int:
+    connection = await _superuser(stack)
+    async with connection.transaction():
+        # Nothing is written from here on that this does not see.
+        await connection.execute("LOCK TABLE writer_lease, event_log")
+        end = await connection.fetchval(
+            "SELECT max(position) - 1 FROM event_log WHERE type = 'FailbackVerified'"
+        )
+        await connection.execute("ALTER TABLE event_log DISABLE TRIGGER append_only")
+        await connection.execute("DELETE FROM event_log WHERE position > $1", end)
+        await connection.execute("ALTER TABLE event_log ENABLE ALWAYS TRIGGER append_only")
+        await connection.execute("UPDATE writer_lease SET head = $1", end)
+        await connection.execute("UPDATE relay_cursor SET position = $1", end)
+    await connection.close()
+    return int(end)
 
 
 async def _as_superuser(stack: Stack, statement: str) -> None:

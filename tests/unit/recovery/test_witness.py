@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from services.recovery.mend import CannotMendError, mend
 from services.recovery.relay import Relay
 from services.recovery.witness import NEWER_LOG, confirm_newest, until_newest
 from shared import assignments
@@ -14,6 +15,7 @@ from shared.bus.memory import MemoryBus
 from shared.envelope import Envelope
 from shared.eventlog.memory import MemoryLog
 from shared.eventlog.port import LogOlderError
+from shared.eventlog.verify import verify
 from shared.events.recovery import RecoveryStarted
 from shared.machines import WorkspaceName
 from shared.patience import Waits
@@ -26,7 +28,7 @@ WS = WorkspaceName("train")
 
 
 async def a_log_of(count: int) -> MemoryLog:
-    log = MemoryLog()
+    log = MemoryLog(now=virtual_time.now)
     term = await log.acquire("test", 3600)
     assert term is not None
     for version in range(count):
@@ -42,13 +44,23 @@ async def a_log_of(count: int) -> MemoryLog:
 
 async def a_bus_that_heard(log: MemoryLog) -> MemoryBus:
     bus = MemoryBus()
-    for envelope in await log.read():
+    for envelope in await log.read(limit=5000):
         await bus.publish(event(WS, "RecoveryStarted"), envelope)
     return bus
 
 
-def an_old_copy(log: MemoryLog, count: int) -> MemoryLog:
-    return MemoryLog(rows=log.rows[:count])
+async def an_old_copy(log: MemoryLog, count: int) -> MemoryLog:
+    copy = MemoryLog(now=virtual_time.now)
+    await copy_events(log, copy, first=0, last=count)
+    return copy
+
+
+async def copy_events(log: MemoryLog, to: MemoryLog, *, first: int, last: int) -> None:
+    term = await to.acquire("backup", 1.0)
+    assert term is not None
+    for version, envelope in enumerate(await log.read(after=first, limit=last - first)):
+        await to.append([envelope], term=term, expected_version=first + version)
+    await to.release(term)
 
 
 def assignment(position: int) -> bytes:
@@ -72,7 +84,7 @@ def test_a_log_as_new_as_what_was_told_is_acted_on() -> None:
         log = await a_log_of(5)
         await confirm_newest(log, await a_bus_that_heard(log))
         await confirm_newest(log, MemoryBus())
-        await confirm_newest(log, await a_bus_that_heard(an_old_copy(log, 3)))
+        await confirm_newest(log, await a_bus_that_heard(await an_old_copy(log, 3)))
 
     virtual_time.run(main())
 
@@ -81,7 +93,7 @@ def test_a_log_that_ends_before_what_was_told_is_seen_to_be_an_old_copy() -> Non
     async def main() -> None:
         log = await a_log_of(5)
         with pytest.raises(LogOlderError, match=r"position 5 was told .* ends at 3"):
-            await confirm_newest(an_old_copy(log, 3), await a_bus_that_heard(log))
+            await confirm_newest(await an_old_copy(log, 3), await a_bus_that_heard(log))
 
     virtual_time.run(main())
 
@@ -94,7 +106,7 @@ def test_an_assignment_that_is_newer_than_the_log_is_enough_to_see_it() -> None:
         await bus.put(WS, assignment(5))
         await confirm_newest(log, bus)
         with pytest.raises(LogOlderError):
-            await confirm_newest(an_old_copy(log, 4), bus)
+            await confirm_newest(await an_old_copy(log, 4), bus)
 
     virtual_time.run(main())
 
@@ -103,7 +115,7 @@ def test_recovery_refuses_in_the_open_and_goes_on_by_itself_once_the_log_is_new_
     async def main() -> None:
         log = await a_log_of(5)
         bus = await a_bus_that_heard(log)
-        restored = an_old_copy(log, 3)
+        restored = await an_old_copy(log, 3)
         waits = Waits(now=virtual_time.now)
         asking = asyncio.create_task(until_newest(restored, bus, waits))
         await asyncio.sleep(60)
@@ -111,7 +123,7 @@ def test_recovery_refuses_in_the_open_and_goes_on_by_itself_once_the_log_is_new_
         (shown,) = waits.current()
         assert shown.what == NEWER_LOG
         assert "runbook" in shown.reason
-        restored.rows.extend(log.rows[3:])
+        await copy_events(log, restored, first=3, last=5)
         await asyncio.sleep(10)
         assert asking.done()
         assert waits.current() == []
@@ -142,11 +154,57 @@ def test_a_silent_log_is_waited_for_as_long_as_it_takes() -> None:
     virtual_time.run(main())
 
 
+def test_an_old_copy_is_mended_from_what_was_told_and_is_then_acted_on() -> None:
+    async def main() -> None:
+        log = await a_log_of(1200)
+        bus = await a_bus_that_heard(log)
+        await bus.put(WS, assignment(1200))
+        old = await an_old_copy(log, 3)
+        assert await mend(old, bus) == 1197
+        assert await old.read(limit=5000) == await log.read(limit=5000)
+        assert await verify(old) == []
+        await confirm_newest(old, bus)
+        assert await old.acquire("recovery", 10) is not None, "the lease is free again"
+        assert await mend(old, bus) == 0
+
+    virtual_time.run(main())
+
+
+def test_a_log_is_not_mended_over_a_gap() -> None:
+    async def main() -> None:
+        log = await a_log_of(6)
+        bus = MemoryBus()
+        for envelope in await log.read(after=4):
+            await bus.publish(event(WS, "RecoveryStarted"), envelope)
+        old = await an_old_copy(log, 3)
+        with pytest.raises(CannotMendError, match="lacks position 4, and the bus holds 5"):
+            await mend(old, bus)
+        assert await old.head() == 3
+        await bus.put(WS, assignment(9))
+        with pytest.raises(CannotMendError, match="position 9 was assigned"):
+            await mend(await an_old_copy(log, 5), bus)
+
+    virtual_time.run(main())
+
+
+def test_a_log_that_somebody_writes_is_not_mended() -> None:
+    async def main() -> None:
+        log = await a_log_of(5)
+        bus = await a_bus_that_heard(log)
+        old = await an_old_copy(log, 3)
+        assert await old.acquire("recovery", 1_000_000) is not None
+        with pytest.raises(CannotMendError, match="end every one"):
+            await mend(old, bus)
+        assert await old.head() == 3
+
+    virtual_time.run(main())
+
+
 def test_a_log_that_is_exchanged_for_an_old_copy_under_the_relay_ends_it() -> None:
     async def main() -> None:
         log = await a_log_of(5)
         bus = await a_bus_that_heard(log)
-        old = an_old_copy(log, 3)
+        old = await an_old_copy(log, 3)
         term = await old.acquire("test", 3600)
         assert term is not None
         relay = Relay(old, bus, term=lambda: term, changed=asyncio.Event())
