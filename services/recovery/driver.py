@@ -56,8 +56,8 @@ class Driver:
                 await comes(self._changed, self._interval)
 
     def _reconcile(self, group: asyncio.TaskGroup) -> None:
-        owed = {
-            (workspace, effect)
+        owed = {  # as a set, but in the order in which it is owed
+            (workspace, effect): None
             for workspace, folded in self._recovery.states.items()
             for effect in pending(folded.state)
         }
@@ -67,8 +67,9 @@ class Driver:
             elif key not in owed:
                 task.cancel()
                 del self._running[key]
-        for key in owed - self._running.keys():
-            self._running[key] = group.create_task(self._until_done(*key))
+        for key in owed:
+            if key not in self._running:
+                self._running[key] = group.create_task(self._until_done(*key))
 
     async def _until_done(self, workspace: WorkspaceName, effect: Effect) -> None:
         name = type(effect).__name__
