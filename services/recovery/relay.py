@@ -114,8 +114,10 @@ class Relay:
             position = cursor if state.last_sequence else 0
         if position < cursor:
             log.warning("the stream is behind: publishing again", stream=position, cursor=cursor)
-        elif position > cursor and position > (head := await self._log.head()):
-            raise LogOlderError(f"the stream holds {position}, the log ends at {head}: an old copy")
+        # Not by the cursor: in the middle of its work the relay may have moved that of an old copy.
+        told = max(position, cursor)
+        if told > (head := await self._log.head()):
+            raise LogOlderError(f"position {told} was told, the log ends at {head}: an old copy")
         return position
 
     async def _until_news(self) -> None:

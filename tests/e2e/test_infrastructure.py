@@ -27,14 +27,14 @@ from tests.support.trouble import (
 )
 
 NAME = "train"
-PATIENCE = 150.0
+PATIENCE = 300.0
 SEALED = "/var/lib/dumont/ready/tree"
 """The newest generation on a standby."""
 NEWER_LOG = "an event log that is not an old copy"
 SETTINGS = {**FAST, "DUMONT_LEASE_SECONDS": "6"}
 
 pytestmark = [
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(1200),
     pytest.mark.skipif(os.geteuid() != 0, reason="simulated machines are namespaces: root only"),
 ]
 

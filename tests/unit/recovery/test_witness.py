@@ -200,16 +200,21 @@ def test_a_log_that_somebody_writes_is_not_mended() -> None:
     virtual_time.run(main())
 
 
-def test_a_log_that_is_exchanged_for_an_old_copy_under_the_relay_ends_it() -> None:
+@pytest.mark.parametrize("advanced", [0, 3, 5])
+def test_a_log_that_is_exchanged_for_an_old_copy_under_the_relay_ends_it(advanced: int) -> None:
+    """Also when the relay, in the middle of its work, moved the cursor of the copy past its end."""
+
     async def main() -> None:
         log = await a_log_of(5)
         bus = await a_bus_that_heard(log)
         old = await an_old_copy(log, 3)
         term = await old.acquire("test", 3600)
         assert term is not None
+        await old.advance(advanced, term=term)
         relay = Relay(old, bus, term=lambda: term, changed=asyncio.Event())
-        with pytest.raises(LogOlderError):
-            await relay.run()
+        async with asyncio.timeout(60):
+            with pytest.raises(LogOlderError):
+                await relay.run()
         assert len(list(bus.published(STREAM_EVENTS))) == 5
 
     virtual_time.run(main())
