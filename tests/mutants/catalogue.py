@@ -353,11 +353,55 @@ MUTANTS = (
         name="refusal-without-recheck",
         about="a failover refused for a passing reason is never looked at again",
         file="services/recovery/domain/deadlines.py",
-        old="_recheck_over):",
-        new="):",
+        old="        _recheck_over,\n",
+        new="",
         caught_by=_tests(
             "unit/recovery/test_decider.py",
             "test_a_threshold_within_the_cooldown_is_refused_and_looked_at_again",
+        ),
+    ),
+    Mutant(
+        name="standby-lost-by-hearsay",
+        about="health's word alone gives up a standby that answers",
+        file="services/recovery/domain/loss.py",
+        old="    if sighting is Sighting.ANSWERS:\n",
+        new="    if sighting is Sighting.ANSWERS and not suspicion:\n",
+        caught_by=_tests(
+            "unit/recovery/test_mortality.py",
+            "test_a_standby_that_answers_is_not_given_up_whatever_health_says",
+        ),
+    ),
+    Mutant(
+        name="stale-copy-promoted",
+        about="a copy that is too old is promoted by itself",
+        file="services/recovery/domain/freshness.py",
+        old="    if age <= bound:\n",
+        new="    if age:\n",
+        caught_by=_tests(
+            "unit/recovery/test_mortality.py",
+            "test_a_stale_copy_is_not_promoted_by_itself_and_people_are_told_what_to_do",
+        ),
+    ),
+    Mutant(
+        name="only-copy-given-up",
+        about="a standby that cannot be started is replaced although it holds the only copy",
+        file="services/recovery/domain/mortality.py",
+        old="    return ours and on_a_gpu(state)\n",
+        new="    return ours\n",
+        caught_by=_tests(
+            "unit/recovery/test_mortality.py",
+            "test_a_serving_standby_is_started_again_for_as_long_as_it_takes",
+        ),
+    ),
+    Mutant(
+        name="last-disk-destroyed",
+        about="where the only copy is gone, the GPU that may still have the data is not kept",
+        file="services/recovery/domain/mortality.py",
+        old="        replace(c, end=End.STOP, keep=True, orphan=False)\n",
+        new="        c\n",
+        caught_by=_tests(
+            "unit/recovery/test_mortality.py",
+            "test_a_person_may_start_the_kept_gpu_of_a_halted_workspace",
         ),
     ),
     # --- the log and the bus

@@ -11,10 +11,11 @@ from datetime import datetime, timedelta
 from services.recovery.domain import effects
 from services.recovery.domain.deadlines import due
 from services.recovery.domain.effects import Effect
+from services.recovery.domain.loss import standby_verdict
 from services.recovery.domain.obligations import assignment, pending
 from services.recovery.domain.state import End, Phase, State, Suspicion
 from services.recovery.domain.sweep import zombie
-from services.recovery.domain.verdict import standby_verdict, verdict, without_standby
+from services.recovery.domain.verdict import verdict, without_standby
 from services.recovery.domain.world import Rental, RentalStatus, Sighting
 from shared.assignments import Assignment, SyncMode
 from shared.events import Event

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from services.recovery.actions.tools import Outcomes, Tools, host_of, plan_for, view_of
 from services.recovery.domain.effects import ConfirmStandbyLoss, ProvisionStandby
+from services.recovery.domain.loss import provider_says_lost, standby_verdict
 from services.recovery.domain.state import State
-from services.recovery.domain.verdict import provider_says_lost, standby_verdict
 from services.recovery.ports import (
     CredentialError,
     HostUnsuitableError,
