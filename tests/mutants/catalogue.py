@@ -390,7 +390,7 @@ MUTANTS = (
         new="    return ours\n",
         caught_by=_tests(
             "unit/recovery/test_mortality.py",
-            "test_a_serving_standby_is_started_again_for_as_long_as_it_takes",
+            "test_the_only_copy_is_never_given_up_however_often_it_cannot_be_started",
         ),
     ),
     Mutant(

@@ -414,6 +414,17 @@ def test_a_serving_standby_is_started_again_for_as_long_as_it_takes() -> None:
     assert "RecoveryHalted" not in world.timeline()
 
 
+def test_the_only_copy_is_never_given_up_however_often_it_cannot_be_started() -> None:
+    story = Story()
+    story.failover(story.syncing())
+    lose(story)
+    for _ in range(5):
+        fail_to_revive(story)
+        story.wait(3600)
+    (provision,) = [e for e in pending(story.state) if isinstance(e, effects.ProvisionStandby)]
+    assert provision.revive == STANDBY
+
+
 def test_no_gpu_is_rented_while_there_is_no_standby_to_restore_from() -> None:
     story = recovering_with_a_fenced_gpu()
     assert effects.SearchOffers in owed(story.state)
