@@ -65,6 +65,14 @@ mutants: setup ## plant known bugs in copies of the tree: each must be caught
 sim: setup ## play SEEDS seeds of the simulation lab (default 500), fresh ones unless SEED says
 	$(BIN)/python -m lab sim --seeds $(or $(SEEDS),500) $(if $(SEED),--seed $(SEED))
 
+.PHONY: sim-pairs
+sim-pairs: setup ## kill the services at all pairs of crash points of an incident
+	$(BIN)/python -m lab pairs
+
+.PHONY: sim-regressions
+sim-regressions: setup ## play the stored stories that once broke a promise
+	$(BIN)/python -m lab regressions
+
 .PHONY: check
 check: setup ## format, lint, types, import rules, generated files
 	$(BIN)/ruff format --check .

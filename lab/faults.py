@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from lab.cloud import power_off, power_on
 from lab.machines import Machine, Power
-from services.recovery.domain.state import Serving
 from shared.events.health import ThresholdReached
 from shared.machines import Role, WorkspaceName
 
@@ -194,10 +193,9 @@ def _preempted(world: "World", fault: Fault) -> None:
 
 
 def _standby_gone(world: "World", fault: Fault) -> None:
-    """With its disk, while it is the copy and not the original."""
+    """With its disk: the copy, or the original."""
     machine = _standby(world, fault)
-    state = world.oracle.book(WorkspaceName(fault.target)).state
-    if machine is not None and machine.billed and state.serving is Serving.GPU:
+    if machine is not None and machine.billed:
         power_off(machine)
         machine.power = Power.GONE
         world.oracle.disk_lost(WorkspaceName(fault.target))

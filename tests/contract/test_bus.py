@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from random import Random
 from uuid import UUID, uuid4
 
 import nats as nats_py
@@ -12,6 +13,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import NotFoundError
 from structlog.testing import capture_logs
 
+from lab.network import Connection, Server
 from shared import codec, subjects
 from shared.bus.memory import MemoryBus, matches
 from shared.bus.nats_bus import NatsBus
@@ -82,7 +84,7 @@ async def empty(server: Nats) -> None:
         assert await admin.ensure_streams()
 
 
-@pytest.fixture(params=["memory", "nats"])
+@pytest.fixture(params=["memory", "lab", "nats"])
 async def connect(request: pytest.FixtureRequest) -> As:
     """Connects as a user, to one bus that begins empty."""
     if request.param == "memory":
@@ -93,6 +95,14 @@ async def connect(request: pytest.FixtureRequest) -> As:
             yield shared
 
         return memory
+    if request.param == "lab":
+        kept = Server(Random(1))
+
+        @asynccontextmanager
+        async def lab(name: str) -> AsyncIterator[Backbone]:
+            yield Connection(kept, name)
+
+        return lab
     server: Nats = request.getfixturevalue("nats")
     await empty(server)
     return lambda name: user(server, name)

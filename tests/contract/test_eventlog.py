@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from random import Random
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 
 from cli.embedded.postgres import ROLES
+from lab.book import Book, Truth
 from services.recovery.setup import migrate
 from shared.codec import UndecodableError
 from shared.envelope import Envelope
@@ -72,10 +74,13 @@ def writer(server: Postgres) -> PostgresWriter:
     return PostgresWriter(server.dsn("recovery"), server.passwords["recovery"])
 
 
-@pytest.fixture(params=["memory", "postgres"])
+@pytest.fixture(params=["memory", "lab", "postgres"])
 async def log(request: pytest.FixtureRequest) -> AsyncIterator[LogWriter]:
     if request.param == "memory":
         yield MemoryLog()
+        return
+    if request.param == "lab":
+        yield Book(Truth(), Random(1))
         return
     server: Postgres = request.getfixturevalue("postgres")
     await server.empty()
