@@ -19,6 +19,7 @@ from services.recovery.adapters.hosts import SshHosts
 from services.recovery.adapters.notices import LogNotices, WebhookNotices
 from services.recovery.adapters.vast import VastMarket, VastProvider
 from services.recovery.assigner import Assigner
+from services.recovery.domain.brake import Brake
 from services.recovery.domain.effects import Effect
 from services.recovery.driver import Driver
 from services.recovery.inbox import listen_forever
@@ -123,6 +124,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
                 settle=settings.settle_seconds,
                 renewal=settings.renew_interval,
             ),
+            brake=Brake(share=settings.brake_share, workspaces_min=settings.brake_workspaces_min),
         )
         configured = {"vast": market is not None, "gce": "gce" in providers, "endpoint": True}
         assigner = Assigner(

@@ -46,6 +46,8 @@ class Settings:
     renew_interval: float
     notice_url: str = field(repr=False)
     certificate_seconds: float
+    brake_share: float
+    brake_workspaces_min: int
     rsync_oldest: str
     replica: str
     ready_file: Path | None
@@ -95,6 +97,8 @@ class Settings:
             notice_url=env.secret("NOTICE_URL", ""),
             renew_interval=env.number("RENEW_INTERVAL", 6 * 3600.0),
             certificate_seconds=env.number("CERTIFICATE_SECONDS", USER_LIFETIME.total_seconds()),
+            brake_share=env.number("BRAKE_SHARE", 0.5),
+            brake_workspaces_min=int(env.number("BRAKE_WORKSPACES_MIN", 5)),
             rsync_oldest=env.text("RSYNC_OLDEST", "3.5.0"),
             replica=env.text("REPLICA", ""),
             ready_file=env.path("READY_FILE"),

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from services.recovery.actions.standby import found_lost
 from services.recovery.actions.tools import Outcomes, Tools, view_of
+from services.recovery.domain.brake import held
 from services.recovery.domain.effects import (
     ConfirmDeath,
     FreezeStandby,
@@ -13,7 +14,7 @@ from services.recovery.domain.effects import (
     ThawStandby,
 )
 from services.recovery.domain.state import State
-from services.recovery.domain.verdict import verdict, without_standby
+from services.recovery.domain.verdict import rests_on_silence, verdict, without_standby
 from services.recovery.ports import (
     Backend,
     HostUnreachableError,
@@ -48,8 +49,17 @@ async def confirm_death(at: Tools, state: State, effect: ConfirmDeath) -> Outcom
     )
     if host.provider == "ssh" and standing is not Sighting.ANSWERS:
         silent = "the standby does not answer us either"
+    why_not = ""
+    if rests_on_silence(host, sighting=sighting, rental=rental, provider_silent=silent):
+        why_not = held(await at.fleet.sightings(), at.fleet.brake)
     event = verdict(
-        state, effect, sighting=sighting, rental=rental, provider_silent=silent, now=at.now()
+        state,
+        effect,
+        sighting=sighting,
+        rental=rental,
+        provider_silent=silent,
+        held=why_not,
+        now=at.now(),
     )
     if isinstance(event, FailoverStarted) and standing is Sighting.SILENT:
         lost = await found_lost(at, state, standby)

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from services.recovery.actions.fleet import Fleet
+from services.recovery.domain.brake import Brake
 from services.recovery.domain.state import State
 from services.recovery.keeper import Keeper
 from services.recovery.ports import (
@@ -57,6 +59,11 @@ class Tools:
     may_act: Callable[[], object]
     now: Now
     pace: Pace
+    brake: Brake = field(default_factory=Brake)
+    fleet: Fleet = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fleet", Fleet(self.recovery, self.hosts, self.brake))
 
     def provider(self, name: str) -> MachineProvider:
         """Raises CredentialError when it is not configured."""

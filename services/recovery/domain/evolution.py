@@ -303,15 +303,19 @@ def _answers_again(state: State, machine: MachineId) -> State:
 
 
 def _suspected(state: State, event: ThresholdReached) -> State:
-    primary = state.primary
-    if primary is None or primary.id != event.machine or state.suspicion is not None:
+    primary, known = state.primary, state.suspicion
+    if primary is None or primary.id != event.machine:
         return state
+    if known is not None and (known.positive or not event.positive):
+        return state  # said before; what the provider says now is news, and looked at now
     return replace(
         state,
         suspicion=Suspicion(
             machine=event.machine,
             reason=event.reason,
             evidence=event.evidence,
+            positive=event.positive,
+            refused=known.refused if known else "",
         ),
     )
 
@@ -321,7 +325,12 @@ def _refused(state: State, event: FailoverRefused) -> State:
         return state
     if event.recheck_at is None:
         return replace(state, suspicion=None)
-    refused = replace(state.suspicion, recheck_at=event.recheck_at, refused=event.reason)
+    refused = replace(
+        state.suspicion,
+        recheck_at=event.recheck_at,
+        refused=event.reason,
+        refusals=state.suspicion.refusals + 1,
+    )
     return replace(state, suspicion=refused)
 
 

@@ -103,6 +103,8 @@ class Suspicion:
     evidence: tuple[str, ...]
     recheck_at: datetime | None = None
     refused: str = ""  # why we did not fail over, as last said
+    refusals: int = 0
+    positive: bool = False  # health heard it of the provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

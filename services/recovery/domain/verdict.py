@@ -4,9 +4,12 @@ from datetime import datetime, timedelta
 
 from services.recovery.domain.effects import ConfirmDeath
 from services.recovery.domain.state import State
-from services.recovery.domain.world import DEAD, Rental, Sighting
+from services.recovery.domain.world import DEAD, Rental, RentalStatus, Sighting
 from shared.events import Event
 from shared.events.recovery import FailoverRefused, FailoverStarted
+from shared.machines import Host
+
+RECHECK_SECONDS_MAX = 60.0
 
 
 def verdict(
@@ -17,11 +20,13 @@ def verdict(
     rental: Rental | None,
     provider_silent: str,
     now: datetime,
+    held: str = "",
 ) -> Event:
     """Fail over, or refuse with a reason.
 
     ``rental`` is what the provider shows now, None when it says that the machine is gone;
-    ``provider_silent`` says why it could not be asked and is empty when it answered.
+    ``provider_silent`` says why it could not be asked and is empty when it answered. ``held``:
+    why silence alone is not believed now.
     """
     host, suspicion = look.host, look.suspicion
     evidence = (*suspicion.evidence, f"recovery's own look at {host.address}: {sighting}")
@@ -39,16 +44,30 @@ def verdict(
             machine=host.id,
             reason=f"the GPU answers us, although: {suspicion.reason}",
         )
-    if sighting is Sighting.SILENT and not provider_silent:
+    if sighting is Sighting.SILENT and not provider_silent and not held:
         return _start(state, look, suspicion.reason, evidence)
-    unknown = provider_silent or "our own certificate or network is in doubt"
+    unknown = provider_silent or held or "our own certificate or network is in doubt"
+    # What lasts is looked at ever more rarely; the provider's own word is looked at when it comes.
+    pause = state.policy.health_interval * 2 ** min(suspicion.refusals, 16)
+    longest = max(state.policy.health_interval, RECHECK_SECONDS_MAX)
     return FailoverRefused(
         workspace=state.workspace,
         epoch=state.epoch,
         machine=host.id,
         reason=f"unknown is not dead: {unknown}",
-        recheck_at=now + timedelta(seconds=state.policy.health_interval),
+        recheck_at=now + timedelta(seconds=min(pause, longest)),
     )
+
+
+def rests_on_silence(
+    host: Host, *, sighting: Sighting, rental: Rental | None, provider_silent: str
+) -> bool:
+    """Whether nothing but silence speaks for its death: others are to be looked at then."""
+    if sighting is not Sighting.SILENT or provider_silent:
+        return False
+    if host.provider == "ssh":
+        return True  # nobody but the host itself can say anything of it
+    return rental is not None and rental.status not in {*DEAD, RentalStatus.LOST}
 
 
 def _start(state: State, look: ConfirmDeath, reason: str, evidence: tuple[str, ...]) -> Event:
