@@ -124,6 +124,7 @@ def facts(state: Json, now: datetime) -> list[tuple[str, str]]:
         ("at risk", str((state.get("lag") or {}).get("text") or "-")),
         ("failures", f"{state.get('failures', 0)} of {state.get('threshold', '-')}"),
         ("price", text.price(state.get("price_per_hour"))),
+        ("billed twice", f"{float(state.get('double_billed_seconds') or 0.0):.1f} s in all"),
     ]
     policy = state.get("policy") or {}
     rows.append(("policy", ", ".join(f"{k}={_value(v)}" for k, v in policy.items())))

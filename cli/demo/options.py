@@ -35,6 +35,7 @@ FAST_POLICY: dict[str, float] = {
     "cooldown": 0.0,
     "ssh_timeout": 12.0,
     "restore_timeout": 90.0,
+    "freeze_bound": 5.0,
     "freeze_timeout": 20.0,
     "search_retry_wait": 0.5,
 }

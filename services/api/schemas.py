@@ -386,6 +386,7 @@ class WorkspaceShown(Shown):
     incident: str | None
     billed: list[BilledShown]
     price_per_hour: float
+    double_billed_seconds: float
     next: str | None
     policy: dict[str, Any]
 

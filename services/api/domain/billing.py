@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from services.api.domain.views import BilledMachine, Billing
+from services.api.domain.views import BilledMachine, Billing, WorkspaceView
 from shared.envelope import Envelope
 from shared.events.recovery import (
     GpuProvisioned,
@@ -47,6 +47,28 @@ def evolve(billed: Billed, envelope: Envelope) -> Billed:
             return billed
 
 
+def doubled(view: WorkspaceView, at: datetime) -> WorkspaceView:
+    """The same with its count of double billing, as it stands at ``at``.
+
+    What the log knows bounds it: a GPU counts from the answer to its rental until it was seen
+    stopped or gone. A stopped one bills its disk alone, and does not count.
+    """
+    gpus = sum(_runs(machine) for machine in view.billed.values())
+    since = view.double_billed_since
+    if gpus > 1:
+        return view if since else replace(view, double_billed_since=at)
+    if since is None:
+        return view
+    seconds = view.double_billed_seconds + max(0.0, (at - since).total_seconds())
+    return replace(view, double_billed_seconds=seconds, double_billed_since=None)
+
+
+def _runs(machine: BilledMachine) -> bool:
+    """Whether the log knows of a GPU that it exists and was not seen stopped."""
+    known = machine.billing in {Billing.RUNNING, Billing.ENDING} and bool(machine.provider_id)
+    return machine.role is Role.GPU and known and not machine.stopped
+
+
 def rented(billed: Billed, host: Host, role: Role, attempt: int, at: datetime) -> Billed:
     """``host`` is paid for. One whose end was decided before we heard of it is still to end."""
     if host.provider == "ssh":
@@ -70,7 +92,8 @@ def marked(billed: Billed, machine: MachineId | None, billing: Billing) -> Bille
     """The same, with one machine known to be in another state."""
     if machine is None or machine not in billed:
         return billed
-    return {**billed, machine: replace(billed[machine], billing=billing)}
+    stopped = billed[machine].stopped or billing is Billing.STOPPED
+    return {**billed, machine: replace(billed[machine], billing=billing, stopped=stopped)}
 
 
 def without(billed: Billed, machine: MachineId | None) -> Billed:

@@ -76,6 +76,7 @@ def as_json(view: WorkspaceView, now: datetime, *, endpoint_host: str | None = N
         "incident": str(view.incident) if view.incident else None,
         "billed": [_billed(machine, now) for machine in view.billed.values()],
         "price_per_hour": round(_price_now(view), 6),
+        "double_billed_seconds": round(_double_billed(view, now), 3),
         "next": next_step(view),
         "policy": _plain(asdict(view.policy)),
     }
@@ -269,6 +270,13 @@ def _cost(machine: BilledMachine, now: datetime) -> float:
         return 0.0
     hours = max(0.0, (now - machine.since).total_seconds()) / 3600
     return round(hours * machine.price_per_hour, 6)
+
+
+def _double_billed(view: WorkspaceView, now: datetime) -> float:
+    """Seconds with two GPUs billed at once, those that run now included."""
+    since = view.double_billed_since
+    running = max(0.0, (now - since).total_seconds()) if since else 0.0
+    return view.double_billed_seconds + running
 
 
 def _price_now(view: WorkspaceView) -> float:

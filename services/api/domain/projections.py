@@ -44,6 +44,10 @@ def evolve(view: WorkspaceView | None, envelope: Envelope) -> WorkspaceView | No
     event = envelope.event
     if view is None:
         return _born(event, envelope) if isinstance(event, recovery.WorkspaceRegistered) else None
+    return billing.doubled(_after(event, view, envelope), envelope.time)
+
+
+def _after(event: Event, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
     view = replace(
         view,
         position=view.position if envelope.position is None else envelope.position,

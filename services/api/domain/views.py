@@ -71,6 +71,7 @@ class BilledMachine:
     provider: str = ""
     provider_id: str = ""
     price_per_hour: float = 0.0
+    stopped: bool = False  # seen so: its disk alone is billed, whatever it is owed yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +151,8 @@ class WorkspaceView:
     GPU are numbered by recovery, ever upwards: ``attempt`` is the newest that we heard of, and
     what is up to ``attempts_ended`` is over. ``confirmed_at``: when sync last found the newest
     generation to be all that the source has. ``change_rate``: bytes a second that changed between
-    the last two generations.
+    the last two generations. ``double_billed_seconds``: how long two GPUs were billed at once, up
+    to ``double_billed_since``, which is when that began anew if it is so now.
     """
 
     name: WorkspaceName
@@ -193,6 +195,8 @@ class WorkspaceView:
     removed_at: datetime | None = None
     incident: UUID | None = None
     billed: Mapping[MachineId, BilledMachine] = field(default_factory=dict)
+    double_billed_seconds: float = 0.0
+    double_billed_since: datetime | None = None
 
     @property
     def primary(self) -> Machine | None:

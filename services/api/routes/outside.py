@@ -146,4 +146,9 @@ _PER_WORKSPACE = (
         "US dollars an hour for the machines now",
         lambda front, view: front.show(view)["price_per_hour"],
     ),
+    (
+        "dumont_double_billed_seconds_total",
+        "seconds with two GPUs billed for the workspace at once; the goal is 0",
+        lambda front, view: front.show(view)["double_billed_seconds"],
+    ),
 )

@@ -36,6 +36,7 @@ from shared.events.recovery import (
 )
 from shared.events.sync import GenerationConfirmed, GenerationHeld, SyncCompleted, SyncFailed
 from shared.machines import Role
+from tests.support.faults import fault
 from tests.unit.api.tale import ADOPTED, STANDBY, Tale, gpu
 
 
@@ -365,6 +366,30 @@ def test_a_zombie_is_billed_until_it_is_seen_gone() -> None:
     assert billing(tale)["dumont-train-e9-a9"] is Billing.ENDING
     tale.tell(OrphanDestroyed, machine="dumont-train-e9-a9", provider_id="9")
     assert "dumont-train-e9-a9" not in billing(tale)
+
+
+def doubled(tale: Tale) -> float:
+    return float(as_json(state(tale), tale.now)["double_billed_seconds"])
+
+
+def test_a_lost_gpu_that_was_seen_stopped_is_not_billed_beside_the_new_one() -> None:
+    tale = Tale().protected().lost()
+    tale.tell(PrimaryFenced, how="stopped")
+    tale.searching().rented().restored().failed_back().resumed()
+    assert doubled(tale) == 0
+
+
+@fault(70)
+def test_the_seconds_with_two_gpus_billed_are_counted_while_it_lasts_and_kept_afterwards() -> None:
+    tale = Tale().protected()
+    tale.tell(ZombieSeen, machine="dumont-train-e9-a9", provider_id="9")
+    since = tale.now
+    tale.now = tale.after(60)
+    assert doubled(tale) == pytest.approx(60, abs=2)
+    tale.tell(OrphanDestroyed, machine="dumont-train-e9-a9", provider_id="9")
+    lasted = (tale.now - since).total_seconds()
+    tale.now = tale.after(3600)
+    assert doubled(tale) == pytest.approx(lasted, abs=2)
 
 
 def test_a_host_of_the_users_own_is_never_billed() -> None:
