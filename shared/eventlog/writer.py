@@ -58,9 +58,12 @@ SELECT $2::bigint + r.place, r.stream_id, r.version, r.event_id, r.type, r.schem
        WITH ORDINALITY
        AS r (stream_id, version, event_id, type, schema_version, data, metadata, occurred_at,
              place)
-    ON CONFLICT (event_id) DO NOTHING
 """
-"""For asyncpg itself: SQLAlchemy's way there costs as much time as a small append."""
+"""For asyncpg itself: SQLAlchemy's way there costs as much time as a small append.
+
+An id that is recorded already stops it before the insert. There is no ON CONFLICT beside that: who
+writes past the fence must break the whole statement, not leave a head without its rows.
+"""
 
 _LIVE = text("""
 SELECT term = :term AND expires_at > clock_timestamp() AS live FROM writer_lease
