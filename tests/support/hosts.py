@@ -79,21 +79,26 @@ class LabHost:
 class Lab:
     """A workspace's hosts and its authority; the test decides epochs and credentials."""
 
-    def __init__(
-        self, directory: Path, stack: AsyncExitStack, certificate_life: timedelta = USER_LIFETIME
-    ) -> None:
+    def __init__(self, directory: Path, stack: AsyncExitStack) -> None:
         self._directory = directory
         self._stack = stack
         self.epoch = 0
         """What the authority believes to be the current epoch."""
-        self.authority = Authority(
-            directory / "keys",
+        self.authority = self._authority(USER_LIFETIME)
+        self._hosts = SshHosts(self.authority, Gates(self.authority), now=clock.now)
+
+    def _authority(self, life: timedelta) -> Authority:
+        return Authority(
+            self._directory / "keys",
             epoch_of=lambda _: self.epoch,
             now=clock.now,
             new_id=clock.new_id,
-            user_lifetime=certificate_life,
+            user_lifetime=life,
         )
-        self._hosts = SshHosts(self.authority, Gates(self.authority), now=clock.now)
+
+    def certify_for(self, life: timedelta) -> None:
+        """Let the certificates that are made from now on live so long."""
+        self.authority = self._authority(life)
 
     async def host(
         self,
@@ -303,12 +308,10 @@ def people_key(directory: Path) -> tuple[Path, str]:
 
 
 @asynccontextmanager
-async def lab(
-    directory: Path, *, certificate_life: timedelta = USER_LIFETIME
-) -> AsyncIterator[Lab]:
+async def lab(directory: Path) -> AsyncIterator[Lab]:
     """Everything in it ends with the test."""
     async with AsyncExitStack() as stack:
-        yield Lab(directory, stack, certificate_life)
+        yield Lab(directory, stack)
 
 
 _THROTTLE = """
@@ -351,7 +354,7 @@ def processes_of(at: LabHost, word: bytes = b"") -> list[int]:
     return found
 
 
-async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition; fails when it does not come about in time."""
     deadline = time.monotonic() + seconds
     while not condition():
