@@ -36,6 +36,7 @@ from shared.events.requests import RequestReceived
 from shared.machines import MachineId, WorkspaceName
 from tests.support.faults import fault
 from tests.support.servers import Postgres
+from tests.support.toxic import way_to
 
 pytestmark = pytest.mark.anyio
 
@@ -548,6 +549,33 @@ async def test_two_processes_with_one_term_cannot_break_the_chain(postgres: Post
         assert sum(isinstance(rival, WrongVersionError) for rival in rivals) == 5
         assert await log.head() == 22
         assert await verify(log) == []
+
+
+@fault(47)
+async def test_an_append_that_was_held_up_on_the_way_is_refused_after_a_takeover(
+    postgres: Postgres,
+) -> None:
+    await postgres.empty()
+    with way_to(postgres.server.port) as way:
+        dsn = f"postgresql+asyncpg://dumont_recovery@127.0.0.1:{way.port}/dumont"
+        async with (
+            PostgresWriter(dsn, postgres.passwords["recovery"]) as cut,
+            writer(postgres) as log,
+        ):
+            old = await cut.acquire("cut off", 1.0)
+            assert old is not None
+            kept = await cut.append([said(1)], term=old, expected_version=0)
+            way.hole = True
+            late = asyncio.create_task(cut.append([said(2)], term=old, expected_version=1))
+            while (term := await log.acquire("successor", LONG)) is None:
+                await asyncio.sleep(0.1)
+            kept += await log.append([said(3)], term=term, expected_version=1)
+            way.heal()
+            with pytest.raises((LeaseLostError, LogUnknownError)):
+                await late
+            with pytest.raises(LeaseLostError):
+                await cut.append([said(4)], term=old, expected_version=2)
+            assert await log.read() == kept
 
 
 @fault(37)

@@ -68,6 +68,10 @@ class Stack:
         answer = self.http.post(f"/v1/workspaces/{name}/{verb}", json=arguments)
         assert answer.is_success, answer.text
 
+    def remove(self, name: str) -> None:
+        answer = self.http.delete(f"/v1/workspaces/{name}")
+        assert answer.is_success, answer.text
+
     def state(self, name: str) -> Json:
         found: Json = self.http.get(f"/v1/workspaces/{name}").raise_for_status().json()
         return found
