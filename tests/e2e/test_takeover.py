@@ -124,9 +124,13 @@ WAYS = {
 }
 
 
+KILLED = pytest.param("kill -9", marks=pytest.mark.full)  # the crash matrix kills more often
+
+
 @fault(17)
+@fault(46)
 @fault(47)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["SIGSTOP", "a silent cut", KILLED])
 def test_the_other_takes_over_within_seconds_and_nothing_is_done_twice(
     pair: Pair, way: str
 ) -> None:
