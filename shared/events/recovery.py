@@ -219,6 +219,20 @@ class PrimaryFenced(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FenceDelayed(Event):
+    """A machine was told to end, and its host is off the market: it costs nothing, and is awaited.
+
+    The provider holds it as lost. Should its host return, its end goes on where it was.
+    """
+
+    type: ClassVar[str] = "FenceDelayed"
+
+    machine: MachineId
+    provider_id: str
+    seen_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ZombieSeen(Event):
     """A fenced or unknown machine with our label runs again: it is to be destroyed."""
 

@@ -247,7 +247,7 @@ MUTANTS = (
         name="unknown-is-dead",
         about="our own trouble counts as the death of a GPU",
         file="services/recovery/domain/verdict.py",
-        old="if sighting is Sighting.SILENT and not provider_silent:",
+        old="if sighting is Sighting.SILENT and not provider_silent and not held:",
         new="if sighting is not Sighting.ANSWERS:",
         caught_by=_tests(
             "unit/recovery/test_verdict.py",

@@ -10,6 +10,7 @@ from datetime import datetime
 from services.api.domain.views import BilledMachine, Billing, WorkspaceView
 from shared.envelope import Envelope
 from shared.events.recovery import (
+    FenceDelayed,
     GpuProvisioned,
     OrphanDestroyed,
     PrimaryFenced,
@@ -37,7 +38,7 @@ def evolve(billed: Billed, envelope: Envelope) -> Billed:
             return without(billed, machine)
         case StandbyRestored(host=host):
             return rented(billed, host, Role.STANDBY, 0, envelope.time)
-        case PrimaryFenced(how="stopped", machine=machine):
+        case PrimaryFenced(how="stopped", machine=machine) | FenceDelayed(machine=machine):
             return marked(billed, machine, Billing.STOPPED)
         case PrimaryFenced(machine=machine) | OrphanDestroyed(machine=machine):
             return without(billed, machine)

@@ -227,6 +227,13 @@ def _(event: recovery.PrimaryFenced) -> str:
 
 
 @tell.register
+def _(event: recovery.FenceDelayed) -> str:
+    return (
+        f"the host of {event.machine} is off the market: it costs nothing, and its end is awaited"
+    )
+
+
+@tell.register
 def _(event: recovery.ZombieSeen) -> str:
     return f"{event.machine} ({event.provider} {event.provider_id}) runs again: {event.reason}"
 

@@ -8,9 +8,10 @@ from functools import partial
 from services.recovery.actions.tools import Outcomes, Tools
 from services.recovery.domain.effects import Fence
 from services.recovery.domain.state import Condemned, End, State
+from services.recovery.domain.world import RentalStatus
 from services.recovery.ports import MachineProvider, ProviderError
 from shared.events import Event
-from shared.events.recovery import OrphanDestroyed, PrimaryFenced
+from shared.events.recovery import FenceDelayed, OrphanDestroyed, PrimaryFenced
 
 
 async def fence(at: Tools, state: State, effect: Fence) -> Outcomes:
@@ -18,7 +19,11 @@ async def fence(at: Tools, state: State, effect: Fence) -> Outcomes:
     condemned = effect.condemned
     provider = at.provider(condemned.provider)
     if condemned.end is End.STOP:
-        await _until_seen(at, "stopped", partial(provider.stop, condemned.provider_id))
+        ended = await _until_seen(
+            at, "stopped", partial(provider.stop, condemned.provider_id), _lost(provider, condemned)
+        )
+        if not ended:
+            return (_delayed(at, state, condemned),)
         return (_fenced(at, state, condemned, condemned.provider_id, "stopped"),)
     if condemned.provider_id:
         await _destroy(at, provider, condemned.provider_id)
@@ -37,10 +42,20 @@ async def _destroy(at: Tools, provider: MachineProvider, provider_id: str) -> No
     await _until_seen(at, "gone", partial(provider.destroy, provider_id))
 
 
-async def _until_seen(at: Tools, end: str, ask: Callable[[], Awaitable[bool]]) -> None:
-    """Ask again until the provider shows it. One that never does is an error to be told."""
+async def _until_seen(
+    at: Tools,
+    end: str,
+    ask: Callable[[], Awaitable[bool]],
+    given_up: Callable[[], Awaitable[bool]] | None = None,
+) -> bool:
+    """Ask again until the provider shows it. One that never does is an error to be told.
+
+    False once the provider has lost the machine's host, told so by ``given_up``.
+    """
     until = at.now() + timedelta(seconds=at.pace.settle)
     while not await ask():
+        if given_up is not None and await given_up():
+            return False
         if at.now() >= until:
             raise ProviderError(
                 f"the provider was asked again and again and does not show the machine {end}",
@@ -48,6 +63,29 @@ async def _until_seen(at: Tools, end: str, ask: Callable[[], Awaitable[bool]]) -
             )
         await asyncio.sleep(at.pace.poll)
         at.may_act()
+    return True
+
+
+def _lost(provider: MachineProvider, condemned: Condemned) -> Callable[[], Awaitable[bool]] | None:
+    """Whether its host is off the market, unless the log knows that already."""
+    if condemned.off_market:
+        return None
+
+    async def lost() -> bool:
+        rental = await provider.get(condemned.provider_id)
+        return rental is not None and rental.status is RentalStatus.LOST
+
+    return lost
+
+
+def _delayed(at: Tools, state: State, condemned: Condemned) -> Event:
+    return FenceDelayed(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        machine=condemned.machine,
+        provider_id=condemned.provider_id,
+        seen_at=at.now(),
+    )
 
 
 def _fenced(at: Tools, state: State, condemned: Condemned, provider_id: str, how: str) -> Event:

@@ -45,6 +45,7 @@ from shared.events.recovery import (
     FailoverCompleted,
     FailoverRefused,
     FailoverStarted,
+    FenceDelayed,
     GenerationAccepted,
     GpuProvisioned,
     GpuReady,
@@ -122,7 +123,13 @@ def _evolved(state: State, event: Event) -> State:
             return replace(state, complete=True, seal=state.seal + 1)
 
         # --- machines that must not serve: true whatever the epoch
-        case PrimaryFenced() | OrphanDestroyed() | ZombieSeen() | RecoveryCompleted():
+        case (
+            PrimaryFenced()
+            | FenceDelayed()
+            | OrphanDestroyed()
+            | ZombieSeen()
+            | RecoveryCompleted()
+        ):
             return fenced(state, event)
 
         # --- changes of primary: the only events that raise the epoch

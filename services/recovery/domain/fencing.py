@@ -5,6 +5,7 @@ from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Attempt, Condemned, End, Phase, Serving, State, Step
 from shared.events import Event
 from shared.events.recovery import (
+    FenceDelayed,
     OrphanDestroyed,
     PrimaryFenced,
     RecoveryCompleted,
@@ -35,6 +36,11 @@ def fenced(state: State, event: Event) -> State:
         case PrimaryFenced(how="stopped"):
             kept = tuple(
                 replace(c, seen=True) if c.machine == event.machine and c.end is End.STOP else c
+                for c in state.condemned
+            )
+        case FenceDelayed():
+            kept = tuple(
+                replace(c, off_market=True) if c.provider_id == event.provider_id else c
                 for c in state.condemned
             )
         case PrimaryFenced() | OrphanDestroyed():

@@ -12,6 +12,7 @@ from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Meter, State
 from shared.events import Event
 from shared.events.recovery import (
+    FenceDelayed,
     GpuProvisioned,
     OrphanDestroyed,
     PrimaryFenced,
@@ -30,7 +31,9 @@ def metered(state: State, event: Event) -> State:
         case GpuProvisioned(host=host, rented_at=at) if at is not None:
             meter = Meter(machine=host.id, price_per_hour=host.price_per_hour, since=at)
             return replace(state, meters=_kept(state, (*state.meters, meter), at))
-        case PrimaryFenced(seen_at=at) | OrphanDestroyed(seen_at=at) if at is not None:
+        case PrimaryFenced(seen_at=at) | FenceDelayed(seen_at=at) | OrphanDestroyed(seen_at=at) if (
+            at is not None
+        ):
             ended = tuple(
                 replace(meter, until=at)
                 if meter.machine == event.machine and meter.until is None

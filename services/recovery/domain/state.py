@@ -67,11 +67,12 @@ class Condemned:
     seen: bool = False
     keep: bool = False  # it may be stopped, its disk is its owner's, or all that is left
     role: Role = Role.GPU
+    off_market: bool = False  # the provider has lost its host, and bills nothing for it
 
     @property
     def billed(self) -> bool:
         """Whether this may be a GPU that still runs, as far as we have seen."""
-        return not self.seen and self.provider == "vast"
+        return not self.seen and not self.off_market and self.provider == "vast"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

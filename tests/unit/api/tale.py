@@ -259,6 +259,7 @@ def _plausible(kind: type[Event], tale: Tale) -> dict[str, Any]:
         },
         "RecoveryStarted": {"reason": "the GPU was lost"},
         "RecoveryHalted": {"reason": "the key is not accepted", "hint": "set another key"},
+        "FenceDelayed": {"machine": gpu().id, "provider_id": gpu().provider_id},
         "SpendLimitReached": {"window": "day", "spent": 13.1, "maximum": 13.0},
         "NoticeSent": {
             "number": 1,

@@ -175,3 +175,22 @@ def test_nothing_is_rented_beside_a_machine_that_the_provider_still_shows_runnin
     virtual_time.run(story(world))
     assert world.vast.running() == ["dumont-train-e2-a1"]
     assert world.vast.alive_max == 1, "it ended before the next one was rented"
+
+
+@fault(59)
+def test_a_gpu_whose_host_left_the_market_costs_nothing_and_does_not_hold_up_the_next() -> None:
+    async def story(world: World) -> None:
+        await first_start(world)
+        lost = world.state().primary
+        assert lost is not None
+        world.lose(lost)
+        world.vast.set(lost.provider_id, RentalStatus.LOST)
+        world.vast.undying = 10_000  # told to stop, and never seen to
+        await world.life(lambda state: state.phase is Phase.SYNCING and state.epoch == 3)
+
+    world = World()
+    virtual_time.run(story(world))
+    assert "FenceDelayed" in world.timeline()
+    assert world.vast.running() == ["dumont-train-e2-a1"]
+    (owed,) = world.state().condemned
+    assert not owed.seen, "its end is still awaited"
