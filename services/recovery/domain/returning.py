@@ -15,6 +15,11 @@ from shared.events.recovery import (
 )
 from shared.events.sync import RestoreDone, RestoreFailed
 
+STALLED_SHARE = 0.8
+"""A round that takes more of its predecessor's time than this does not get shorter any more."""
+FREEZE_SHARE = 1 / 3
+"""A round may take so much of ``freeze_timeout``; the freeze and a seal take of the rest."""
+
 
 def attempt_failed(state: State, event: ProvisionFailed) -> State:
     if state.phase not in {Phase.RECOVERING, Phase.FAILING_BACK} or state.step is Step.SWITCHING:
@@ -79,12 +84,24 @@ def restored(state: State, event: RestoreDone | RestoreFailed) -> State:
         return replace(state, attempt=replace(attempt, failures=attempt.failures + 1))
     if event.final or event.round != attempt.round or state.step is not Step.RESTORING:
         return state
-    small = event.seconds <= state.policy.freeze_bound
-    if small:
+    if _converged(state, event.seconds):
         # No further round is owed: what is left goes with the last delta.
         return replace(state, attempt=replace(attempt, failures=0, converged=True))
-    return replace(
-        state, seal=state.seal + 1, attempt=replace(attempt, round=attempt.round + 1, failures=0)
+    further = replace(attempt, round=attempt.round + 1, round_seconds=event.seconds, failures=0)
+    return replace(state, seal=state.seal + 1, attempt=further)
+
+
+def _converged(state: State, seconds: float) -> bool:
+    """Whether a round of so many seconds is small, or as small as rounds get here.
+
+    Connecting and comparing take their time on a slow machine or a large tree, however little
+    was written since: such rounds would follow each other until the attempt runs out, and with
+    the next GPU again.
+    """
+    policy, before = state.policy, state.attempt.round_seconds
+    stalled = before > 0 and seconds >= before * STALLED_SHARE
+    return seconds <= policy.freeze_bound or (
+        stalled and seconds <= policy.freeze_timeout * FREEZE_SHARE
     )
 
 

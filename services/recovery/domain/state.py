@@ -129,6 +129,7 @@ class Attempt:
     host: Host | None = None
     deadline: datetime | None = None
     round: int = 1
+    round_seconds: float = 0.0  # what the last whole round took
     failures: int = 0
     aborts: int = 0  # freezes that did not end in time
     converged: bool = False  # what is left to copy is small enough to freeze for

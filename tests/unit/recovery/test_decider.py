@@ -107,6 +107,24 @@ def test_a_slow_round_is_followed_by_another_and_a_fast_one_by_the_freeze() -> N
     assert endpoint(story.state) is None
 
 
+def test_rounds_that_do_not_get_shorter_are_followed_by_the_freeze_if_it_can_hold_one() -> None:
+    story = Story().searching()
+    story.restoring()
+    for seconds in (60, 12):
+        story.restore_done(seconds=seconds)
+        assert story.state.step is Step.RESTORING, "the next may be shorter"
+    story.restore_done(seconds=12)
+    assert story.state.step is Step.FREEZING, "it is the looking that takes so long"
+
+
+def test_rounds_that_a_freeze_could_not_hold_go_on() -> None:
+    story = Story().searching()
+    story.restoring()
+    for _ in range(3):
+        story.restore_done(seconds=40)
+    assert (story.state.step, story.state.attempt.round) == (Step.RESTORING, 4)
+
+
 def test_the_last_delta_is_sent_only_after_the_standby_is_frozen() -> None:
     story = Story().searching()
     story.restoring()
