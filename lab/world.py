@@ -314,11 +314,17 @@ class World:
             return ""
         if state.phase is not Phase.SYNCING:
             return f"it is {state.phase} {state.step}"
-        if state.suspicion and staleness(state, now()):
-            return ""  # people were told: they decide between waiting and an old copy
+        if self._waits_for_a_person(workspace):
+            return ""
         if state.resume_owed or state.suspicion or state.standby.lost or not state.generation:
             return "it is not protected"
         return ""
+
+    def _waits_for_a_person(self, workspace: WorkspaceName) -> bool:
+        """The GPU is dead and the copy too old: people were told, and decide what is worse."""
+        state = self.oracle.book(workspace).state
+        refused = state.suspicion is not None and bool(state.suspicion.refused)
+        return refused and staleness(state, now()) is not None
 
     def _without_data(self, workspace: WorkspaceName) -> bool:
         """Both GPU and the standby's disk were lost: it says so, and waits for the GPU."""
@@ -357,6 +363,9 @@ class World:
         self.oracle.demand(told >= halts, "every halt is told", f"{workspace}: {told} of {halts}")
 
     def _judge_machines(self, workspace: WorkspaceName) -> None:
+        if self._waits_for_a_person(workspace):
+            self.meet("end: the copy is stale, a person decides")
+            return
         state = self.oracle.book(workspace).state
         prefix = f"{services.INSTALLATION}-{workspace}-"
         for provider, host in (("vast", state.primary), ("gce", state.standby.host)):
