@@ -20,6 +20,7 @@ from services.health.domain.detector import (
     Subject,
     Verdict,
     count,
+    doubt,
     judge,
     witnessed,
 )
@@ -120,19 +121,21 @@ class Health:
     # --- one host -----------------------------------------------------------------------
 
     async def _watch(self, subject: Subject) -> None:
-        failures = 0
+        failures = unknowns = 0
         while True:
             assignment = self._assignments[subject.workspace]
             policy = assignment.policy
             began = self._monotonic()
             check, signals, reached = await self._check(subject, assignment)
             seconds = self._monotonic() - began
-            failures, events = count(
-                failures, check, subject=subject, threshold=policy.failover_threshold
+            threshold = policy.failover_threshold
+            unknowns, doubts = doubt(
+                unknowns, check, subject=subject, threshold=threshold, failures=failures
             )
+            failures, events = count(failures, check, subject=subject, threshold=threshold)
             sample = _sample(subject, check, signals, reached, failures=failures, seconds=seconds)
             await self._voice.sample(subject.workspace, "check", **sample)
-            for event in events:
+            for event in (*doubts, *events):
                 await self._voice.say(event)
             await self._sleep(max(0.0, began + policy.health_interval - self._monotonic()))
 

@@ -41,8 +41,23 @@ class ThresholdReached(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthUnknown(Event):
+    """So many checks in a row could not tell whether a host lives: our own network, login or
+    process is in doubt. It is no failure and nothing is given up for it; people are told once.
+    """
+
+    type: ClassVar[str] = "HealthUnknown"
+
+    machine: MachineId
+    role: Role
+    checks: int
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthRestored(Event):
-    """A host that had failed checks answers again."""
+    """A host that had failed checks, or could not be judged, answers again."""
 
     type: ClassVar[str] = "HealthRestored"
 

@@ -36,6 +36,7 @@ _SEVERITIES: dict[type[Event], Severity] = {
     health.HealthRestored: Severity.SUCCESS,
     sync.RestoreDone: Severity.SUCCESS,
     health.HealthFailed: Severity.WARNING,
+    health.HealthUnknown: Severity.WARNING,
     recovery.FailoverRefused: Severity.WARNING,
     recovery.ProvisionFailed: Severity.WARNING,
     recovery.RequestRefused: Severity.WARNING,
@@ -148,8 +149,18 @@ def _(event: health.ThresholdReached) -> str:
 
 @tell.register
 def _(event: health.HealthRestored) -> str:
+    if not event.failures_before:
+        return f"the {_role(event.role)} answers again"
     failures = count(event.failures_before, "failed check")
     return f"the {_role(event.role)} answers again after {failures}"
+
+
+@tell.register
+def _(event: health.HealthUnknown) -> str:
+    return (
+        f"{count(event.checks, 'check')} could not tell whether the {_role(event.role)} lives, "
+        f"and nothing is given up for it: {event.reason}"
+    )
 
 
 # --- machines ------------------------------------------------------------------------------------

@@ -302,6 +302,14 @@ def _(event: health.ThresholdReached, view: WorkspaceView, envelope: Envelope) -
 
 
 @_apply.register
+def _(event: health.HealthUnknown, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
+    if event.role is not Role.GPU:
+        return view
+    doubt = f"it cannot be told whether the GPU lives: {event.reason}"
+    return replace(view, refused=Trouble(reason=doubt, at=envelope.time))
+
+
+@_apply.register
 def _(event: health.HealthRestored, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
     view = replace(view, refused=None, recheck_at=None)
     return _count_failures(view, event.machine, 0)

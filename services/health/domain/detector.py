@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from shared.events.health import HealthFailed, HealthRestored, ThresholdReached
+from shared.events.health import HealthFailed, HealthRestored, HealthUnknown, ThresholdReached
 from shared.machines import Host, Role, WorkspaceName
 
 
@@ -142,7 +142,7 @@ class Subject:
     role: Role
 
 
-Event = HealthFailed | ThresholdReached | HealthRestored
+Event = HealthFailed | ThresholdReached | HealthUnknown | HealthRestored
 
 
 def count(
@@ -164,6 +164,33 @@ def count(
     if failures % threshold == 0:
         events += (_reached(subject, check, failures, threshold),)
     return failures, events
+
+
+def doubt(
+    unknowns: int, check: Check, *, subject: Subject, threshold: int, failures: int
+) -> tuple[int, tuple[Event, ...]]:
+    """The checks in a row after this one that told nothing, and what there is to say.
+
+    Said once, at the threshold. ``failures``: those before this check, whose end is said by
+    ``count``.
+    """
+    if check.verdict is Verdict.UNKNOWN:
+        unknowns += 1
+        return unknowns, (_unknown(subject, check, unknowns),) if unknowns == threshold else ()
+    over = unknowns >= threshold and check.verdict is Verdict.OK and not failures
+    return 0, (_restored(subject, 0),) if over else ()
+
+
+def _unknown(subject: Subject, check: Check, checks: int) -> HealthUnknown:
+    return HealthUnknown(
+        workspace=subject.workspace,
+        epoch=subject.epoch,
+        machine=subject.host.id,
+        role=subject.role,
+        checks=checks,
+        reason=check.reason,
+        evidence=check.evidence,
+    )
 
 
 def _failed(subject: Subject, check: Check, failures: int, threshold: int) -> HealthFailed:

@@ -6,6 +6,7 @@ A notice is owed from the event that calls for it until ``NoticeSent`` is in the
 from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Notice, Phase, State
 from shared.events import Event
+from shared.events.health import HealthUnknown
 from shared.events.recovery import (
     EffectFailing,
     FailoverCompleted,
@@ -65,6 +66,12 @@ def _told(before: State, after: State, event: Event) -> Notice | None:
             return _notice(severity, text, event.hint)
         case StandbyStale() if after.stale and not before.stale:
             return _notice("warning", f"the copy is stale: {event.reason}", event.hint)
+        case HealthUnknown(role=Role.GPU) if event.epoch == after.epoch:
+            return _notice(
+                "warning",
+                f"it cannot be told whether the GPU lives: {event.reason}",
+                "nothing is given up or rented for it; look at our own network",
+            )
         case GenerationHeld() if after.held and not before.held:
             hint = "if that is right: dumont accept NAME"
             return _notice("warning", f"the copy was held: {event.reason}", hint)

@@ -186,6 +186,13 @@ def _plausible(kind: type[Event], tale: Tale) -> dict[str, Any]:
             "positive": False,
             "evidence": ("tcp: connection refused", "provider: running"),
         },
+        "HealthUnknown": {
+            "machine": gpu().id,
+            "role": Role.GPU,
+            "checks": 3,
+            "reason": "neither the host nor its provider answers: our own network is in doubt",
+            "evidence": ("tcp: silent", "provider: unreachable"),
+        },
         "HealthRestored": {"machine": gpu().id, "role": Role.GPU, "failures_before": 2},
         "OfferSelected": {
             "attempt": 1,

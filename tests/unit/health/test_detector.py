@@ -14,6 +14,7 @@ from services.health.domain.detector import (
     Tcp,
     Verdict,
     count,
+    doubt,
     judge,
     witnessed,
 )
@@ -152,6 +153,30 @@ def test_a_good_check_begins_the_count_anew_and_is_said_once() -> None:
 def test_an_unknown_check_neither_counts_nor_forgives() -> None:
     assert told(SILENCE, DOUBT, SILENCE, DOUBT, SILENCE)[-1] == "threshold 3"
     assert told(*[DOUBT] * 10) == []
+
+
+def doubted(*checks: Check) -> list[str]:
+    said: list[str] = []
+    failures = unknowns = 0
+    for check in checks:
+        unknowns, doubts = doubt(unknowns, check, subject=SUBJECT, threshold=3, failures=failures)
+        failures, events = count(failures, check, subject=SUBJECT, threshold=3)
+        said += [event.type for event in (*doubts, *events)]
+    return said
+
+
+@fault(53)
+def test_people_are_told_once_when_nobody_can_tell_whether_a_host_lives() -> None:
+    assert doubted(DOUBT, DOUBT) == []
+    assert doubted(*[DOUBT] * 50) == ["HealthUnknown"]
+    assert doubted(DOUBT, DOUBT, WELL, DOUBT, DOUBT) == []
+
+
+@fault(53)
+def test_the_end_of_a_doubt_is_told_once_too() -> None:
+    assert doubted(*[DOUBT] * 5, WELL, WELL) == ["HealthUnknown", "HealthRestored"]
+    after_a_failure = doubted(SILENCE, *[DOUBT] * 3, WELL)
+    assert after_a_failure == ["HealthFailed", "HealthUnknown", "HealthRestored"]
 
 
 def test_a_threshold_of_one_needs_one_failure() -> None:
