@@ -4,6 +4,7 @@ Both are ordinary SSH sessions to the one address of the workspace, strict about
 """
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -119,7 +120,8 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
     try:
         await asyncio.wait_for(process.wait(), HANG_UP_SECONDS)
     except TimeoutError:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it went at the last moment
+            process.kill()
         await process.wait()
 
 

@@ -131,6 +131,30 @@ def test_workspaces_that_lose_their_gpus_in_the_same_second_are_all_recovered_an
     assert all(one["machines_billed"] == 1 for one in each)
 
 
+@fault(53)
+@pytest.mark.timeout(FLEET_SECONDS + 30)
+@pytest.mark.parametrize(
+    ("silence", "count"),
+    [
+        ("silence", 2),
+        pytest.param("silence", 10, marks=pytest.mark.full),
+        pytest.param("silence-alone", 5, marks=pytest.mark.full),
+    ],
+)
+def test_when_nobody_answers_nothing_is_rented_people_are_told_and_it_goes_on_by_itself(
+    silence: str, count: int
+) -> None:
+    code, result, told = demo(
+        "--workspaces", str(count), "--fault", silence, size="2", seconds=FLEET_SECONDS
+    )
+    broken = [promise for promise in result["promises"] if not promise["held"]]
+    assert (code, result["ok"], broken, result["failure"]) == (0, True, [], ""), told[-8000:]
+    assert {"nothing was rented", "nothing was given up", "people were told"} <= {
+        promise["name"] for promise in result["promises"]
+    }
+    assert result["machines_billed"] == count
+
+
 def test_an_unknown_fault_says_what_there_is() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cli", "demo", "--fault", "gremlins"],

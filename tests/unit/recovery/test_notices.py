@@ -6,6 +6,7 @@ from services.recovery.domain.effects import SendNotice
 from services.recovery.domain.obligations import pending
 from services.recovery.domain.state import Notice, Phase
 from shared import failpoints
+from shared.events.health import HealthUnknown
 from shared.events.recovery import EffectFailing, NoticeSent, ProvisionFailed, StandbyLost
 from shared.machines import Role
 from tests.support import virtual_time
@@ -148,3 +149,16 @@ def test_people_are_told_of_a_machine_whose_end_the_provider_never_shows() -> No
     assert told
     assert "does not show the machine stopped" in told[0]
     assert len(world.vast.running()) == 1, "tried on until it was seen"
+
+
+@fault(53)
+def test_people_are_told_when_nobody_can_tell_whether_the_gpu_lives() -> None:
+    story = Story()
+    host = story.syncing()
+    story.tell(
+        HealthUnknown(
+            workspace=WS, epoch=1, machine=host.id, role=Role.GPU, checks=3, reason="no witness"
+        )
+    )
+    assert owed(story)[-1] == ("warning", "it cannot be told whether the GPU lives: no witness")
+    assert story.phase() is Phase.SYNCING

@@ -47,3 +47,12 @@ def test_it_does_not_start_if_host_certificates_would_be_renewed_too_late(
 ) -> None:
     with pytest.raises(SettingsError, match="RENEW_INTERVAL=50000 is too long"):
         Settings.from_env(env | {"DUMONT_RENEW_INTERVAL": "50000"})
+
+
+@fault(53)
+def test_the_brake_on_mass_failovers_is_a_setting(env: dict[str, str]) -> None:
+    assert Settings.from_env(env).brake_share == 0.5
+    assert Settings.from_env(env).brake_workspaces_min == 5
+    raised = env | {"DUMONT_BRAKE_SHARE": "0.9", "DUMONT_BRAKE_WORKSPACES_MIN": "20"}
+    assert Settings.from_env(raised).brake_share == 0.9
+    assert Settings.from_env(raised).brake_workspaces_min == 20
