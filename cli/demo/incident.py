@@ -18,7 +18,7 @@ from cli.demo.control import Control
 from cli.demo.liar import Liar
 from cli.demo.meeting import Meeting
 from cli.demo.options import MARKET_FAULTS, Options
-from cli.demo.people import COUNTER, WRITE_EVERY, Writer
+from cli.demo.people import COUNTER, Writer
 from cli.demo.stage import Stage
 from cli.endpoint import Access
 from shared.machines import WorkspaceName
@@ -76,7 +76,7 @@ class Incident:
 
     async def play(self) -> Measured:
         """From the first GPU to the last bill. Raises CliError where the story does not go on."""
-        writer = Writer(self.access, PATH, every=WRITE_EVERY * self.options.slower)
+        writer = Writer(self.access, PATH, slower=self.options.slower)
         async with asyncio.TaskGroup() as group:
             writing = group.create_task(writer.run())
             try:

@@ -55,13 +55,13 @@ class Written:
 class Writer:
     """Writes numbers through the endpoint all the time and remembers what was acknowledged.
 
-    ``every``: seconds between two writes. ``warnings`` collects what ssh said about the host's
-    identity: it must stay empty.
+    ``slower`` stretches its pauses and its patience. ``warnings`` collects what ssh said about
+    the host's identity: it must stay empty.
     """
 
-    def __init__(self, access: Access, path: str, *, every: float = WRITE_EVERY) -> None:
+    def __init__(self, access: Access, path: str, *, slower: float = 1.0) -> None:
         self._access = access
-        self._every = every
+        self._slower = slower
         self._command = _SERVE.replace("PATH", path)
         self._next = 1
         self.written: list[Written] = []
@@ -102,15 +102,16 @@ class Writer:
                 self.warnings.append(said.strip())
 
     async def _write(self, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader) -> None:
-        self.host = (await _line(stdout, "host ")) or ""
+        patience = ANSWER_SECONDS * self._slower
+        self.host = (await _line(stdout, "host ", patience)) or ""
         while True:
             number = self._next
             self._next += 1
             stdin.write(f"{number}\n".encode())
             await stdin.drain()
-            await _line(stdout, f"ok {number}")
+            await _line(stdout, f"ok {number}", patience)
             self.written.append(Written(number, time.monotonic(), self.host))
-            await asyncio.sleep(self._every)
+            await asyncio.sleep(WRITE_EVERY * self._slower)
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
@@ -129,8 +130,8 @@ class _SessionOverError(Exception):
     """The other end closed, or said something else than expected."""
 
 
-async def _line(stdout: asyncio.StreamReader, start: str) -> str:
-    async with asyncio.timeout(ANSWER_SECONDS):
+async def _line(stdout: asyncio.StreamReader, start: str, patience: float) -> str:
+    async with asyncio.timeout(patience):
         line = (await stdout.readline()).decode(errors="replace").strip()
     if not line.startswith(start.strip()):
         raise _SessionOverError

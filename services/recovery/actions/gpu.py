@@ -72,16 +72,20 @@ async def search(at: Tools, state: State, effect: SearchOffers) -> Outcomes:
             "no market is configured",
             "set DUMONT_VAST_API_KEY for the recovery service, then: dumont recover NAME",
         )
+    at.fleet.chosen(state.workspace, "")
     try:
         offers = await at.market.search(state.policy)
     except CredentialError as error:
         return failed("credentials", str(error), error.hint)
     except ProviderError as error:
         return failed("search", f"the market did not answer: {error}", error.hint)
-    choice = market.choose(offers, state.policy, state.excluded)
+    others = at.fleet.left_to_others(state.workspace)
+    free = [offer for offer in offers if offer.id not in others]
+    choice = market.choose(free, state.policy, state.excluded)
     if choice is None:
-        return failed("search", f"none of {len(offers)} offers fits the policy", "relax the policy")
+        return failed("search", f"none of {len(free)} offers fits the policy", "relax the policy")
     offer = choice.offer
+    at.fleet.chosen(state.workspace, offer.id)
     return (
         OfferSelected(
             workspace=state.workspace,

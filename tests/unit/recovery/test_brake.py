@@ -7,8 +7,8 @@ import pytest
 
 from services.recovery.actions import Pace, Tools, carry_out
 from services.recovery.domain.brake import Brake, held, witnesses
-from services.recovery.domain.effects import ConfirmDeath, Effect
-from services.recovery.domain.state import Phase
+from services.recovery.domain.effects import ConfirmDeath, Effect, SearchOffers
+from services.recovery.domain.state import Phase, Step
 from services.recovery.driver import Driver
 from services.recovery.keeper import Keeper
 from services.recovery.ports import Rental, RentalStatus, Sighting
@@ -16,7 +16,14 @@ from services.recovery.service import Recovery
 from shared.envelope import Envelope
 from shared.events import SPEAKER, Event
 from shared.events.health import ThresholdReached
-from shared.events.recovery import GpuReady, StandbyProvisioned, WorkspaceRegistered
+from shared.events.recovery import (
+    FailoverCompleted,
+    FailoverStarted,
+    GpuReady,
+    OfferSelected,
+    StandbyProvisioned,
+    WorkspaceRegistered,
+)
 from shared.events.sync import SyncCompleted
 from shared.machines import Host, MachineId, Role, WorkspaceName
 from shared.policy import Policy
@@ -338,3 +345,38 @@ def test_three_hundred_that_fall_silent_together_cost_one_round_of_looks_not_one
     sample = len(witnesses([f.state for f in fleet.recovery.states.values()], Brake()))
     assert sample <= 16
     assert fleet.hosts.looks == 300 + sample
+
+
+# --- getting them back ----------------------------------------------------------------------------
+
+
+@fault(60, 100)
+def test_workspaces_that_search_at_the_same_time_do_not_take_each_others_offers() -> None:
+    async def story(fleet: Fleet) -> list[str]:
+        await fleet.serve()
+        tools = replace(fleet.tools, market=fleet.vast)
+        for name in fleet.names:
+            await _searches(fleet, name)
+        outcomes = await asyncio.gather(
+            *(carry_out(tools, name, SearchOffers(attempt=1, epoch=1)) for name in fleet.names)
+        )
+        return [event.offer for (event,) in outcomes if isinstance(event, OfferSelected)]
+
+    offers = virtual_time.run(story(Fleet(count=5)))
+    assert sorted(offers) == ["0", "1", "2", "3", "4"]
+
+
+async def _searches(fleet: Fleet, name: WorkspaceName) -> None:
+    gpu = fleet.gpu(name).id
+    for event in (
+        FailoverStarted(workspace=name, epoch=1, machine=gpu, reason="outbid"),
+        FailoverCompleted(
+            workspace=name,
+            epoch=1,
+            standby=MachineId(f"{name}-standby"),
+            generation="e000000-00000001",
+            seconds=1.0,
+        ),
+    ):
+        await fleet.recovery.observe(event)
+    assert fleet.recovery.state(name).step is Step.SEARCHING
