@@ -1,55 +1,116 @@
 """The life of a workspace as a diagram, found by asking ``evolve`` and not by drawing.
 
-From each state that was reached, every event that fits it (right epoch, attempt and machine) is
-tried; what changes the phase is an arrow.
+From each state that was reached, every event that there is, as it would be said there (right epoch,
+attempt and machine), is tried; what changes the phase is an arrow. So an event that somebody adds
+is in the diagram, or has no arrow to be drawn.
 """
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
+from services.recovery.domain.effects import SendNotice
 from services.recovery.domain.evolution import evolve
+from services.recovery.domain.obligations import pending
 from services.recovery.domain.state import Phase, State, Step
-from shared.events import Event
-from shared.events import health as h
-from shared.events import recovery as r
-from shared.events import sync as s
+from shared import codec
+from shared.events import EVENTS, Event
 from shared.machines import Host, MachineId, Role, WorkspaceName
-from shared.policy import Policy
 
+SAMPLES = Path(__file__).resolve().parent.parent / "tests" / "contract" / "samples"
 WS = WorkspaceName("w")
-AT = datetime(2026, 1, 1, tzinfo=UTC)
+BESIDE: Mapping[str, Callable[[State], bool]] = {
+    "paused": lambda state: state.paused,
+    "degraded": lambda state: state.standby.host is None or bool(state.standby.lost),
+    "held": lambda state: state.held,
+}
+"""What a workspace can be beside its phase."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What was met on all ways through the phases."""
+
+    arrows: set[tuple[str, str, str]] = field(default_factory=set)
+    owed: dict[str, set[str]] = field(default_factory=dict)
+    begun: dict[str, set[str]] = field(default_factory=dict)
+    ended: dict[str, set[str]] = field(default_factory=dict)
 
 
 def document() -> str:
     """``docs/phases.md``."""
-    arrows = sorted(set(_arrows()))
+    found = explored()
     lines = [
         "# The life of a workspace",
         "",
         "Generated from `services/recovery/domain/evolution.py` by `make docs`: do not edit.",
-        "Steps are the words in brackets. Beside any phase a workspace can be paused or degraded.",
+        "Steps are the words after the phase.",
         "",
         "```mermaid",
         "stateDiagram-v2",
-        *(f"    {before} --> {after}: {event}" for before, after, event in arrows),
+        *(f"    {before} --> {after}: {event}" for before, after, event in sorted(found.arrows)),
         "```",
+        "",
+        "## Beside any phase",
+        "",
+        "| it is | from | until |",
+        "| --- | --- | --- |",
+        *(
+            f"| {name} | {_list(found.begun, name)} | {_list(found.ended, name)} |"
+            for name in BESIDE
+        ),
+        "",
+        "## What is owed",
+        "",
+        "What recovery carries out, by what a workspace may be in each phase. Where nothing is",
+        "owed, a person, the sync service or a wait is next.",
+        "",
+        "| phase | effects |",
+        "| --- | --- |",
+        *(
+            f"| {name.replace('_', ' ')} | {_list(found.owed, name)} |"
+            for name in sorted(found.owed)
+        ),
         "",
     ]
     return "\n".join(lines)
 
 
-def _arrows() -> Iterator[tuple[str, str, str]]:
+def _list(names: Mapping[str, set[str]], key: str) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names.get(key, ())))
+
+
+def explored() -> Found:
+    """Every kind of state that events lead to, from a workspace that nobody registered on."""
+    found = Found()
     waiting = [State(workspace=WS)]
-    seen = {_name(waiting[0])}
+    seen = {_kind(waiting[0])}
     while waiting:
         state = waiting.pop()
+        if state.phase is not Phase.UNREGISTERED:
+            effects = {type(e).__name__ for e in pending(state) if not isinstance(e, SendNotice)}
+            found.owed.setdefault(_name(state), set()).update(effects)
         for event in _fitting(state):
             after = evolve(state, event)
-            if _name(after) != _name(state):
-                yield _name(state), _name(after), event.type
-            if _name(after) not in seen:
-                seen.add(_name(after))
+            _compare(found, state, event, after)
+            if _kind(after) not in seen:
+                seen.add(_kind(after))
                 waiting.append(after)
+    return found
+
+
+def _compare(found: Found, state: State, event: Event, after: State) -> None:
+    if _name(after) != _name(state):
+        found.arrows.add((_name(state), _name(after), event.type))
+    if Phase.UNREGISTERED in {state.phase, after.phase} or after.phase is Phase.REMOVED:
+        return
+    for name, holds in BESIDE.items():
+        if holds(after) != holds(state):
+            where = found.begun if holds(after) else found.ended
+            where.setdefault(name, set()).add(event.type)
 
 
 def _name(state: State) -> str:
@@ -59,84 +120,73 @@ def _name(state: State) -> str:
     return f"{state.phase}{step}"
 
 
-def _host(role: str) -> Host:
-    return Host(id=MachineId(role), provider="vast", provider_id=role, address="a", port=22)
+def _kind(state: State) -> tuple[object, ...]:
+    """What makes two states worth looking at both."""
+    suspicion, standby = state.suspicion, state.standby
+    return (
+        _name(state),
+        *(holds(state) for holds in BESIDE.values()),
+        state.serving,
+        state.primary_adopted and state.primary_ready,
+        suspicion is not None and suspicion.recheck_at is None,
+        standby.label is None,
+        standby.thaw_owed,
+        bool(state.generation),
+        state.wait_until is None and not state.condemned,
+    )
+
+
+# --- every event, as it would be said in a state --------------------------------------------------
 
 
 def _fitting(state: State) -> Iterator[Event]:
-    """One example of each event that could be news in this state."""
-    epoch, attempt = state.epoch, state.attempt.number
-    gpu = state.primary or state.attempt.host or _host("gpu")
-    if state.phase is Phase.UNREGISTERED:
-        for adopted in (None, _host("mine")):
-            yield r.WorkspaceRegistered(
-                workspace=WS,
-                epoch=0,
-                path="/workspace",
-                origin="adopted" if adopted else "empty",
-                policy=Policy(),
-                endpoint_port=1,
-                adopted=adopted,
-            )
-        return
-    yield r.StandbyProvisioned(workspace=WS, epoch=epoch, attempt=1, host=_host("standby"))
-    yield h.ThresholdReached(
-        workspace=WS,
-        epoch=epoch,
-        machine=gpu.id,
-        role=Role.GPU,
-        failures=3,
-        threshold=3,
-        reason="",
-        positive=True,
-    )
-    yield r.FailoverStarted(workspace=WS, epoch=epoch + 1, machine=gpu.id, reason="")
-    yield r.FailoverCompleted(
-        workspace=WS, epoch=epoch, standby=MachineId("standby"), generation="g", seconds=1
-    )
-    yield r.RecoveryStarted(workspace=WS, epoch=epoch, reason="")
-    yield r.ProvisionRequested(
-        workspace=WS, epoch=epoch, role=Role.GPU, attempt=attempt, label=MachineId("gpu")
-    )
-    yield r.GpuProvisioned(
-        workspace=WS, epoch=epoch, attempt=attempt, host=_host("gpu"), ssh_deadline=AT
-    )
-    yield r.GpuReady(
-        workspace=WS, epoch=epoch, attempt=attempt, host=_host("gpu"), restore_deadline=AT
-    )
-    yield r.ProvisionFailed(
-        workspace=WS, epoch=epoch, role=Role.GPU, attempt=attempt, stage="", reason=""
-    )
-    yield r.FailbackStarted(
-        workspace=WS, epoch=epoch, machine=gpu.id, attempt=attempt, freeze_deadline=AT
-    )
-    yield r.StandbyFrozen(workspace=WS, epoch=epoch, attempt=attempt, frozen_at=AT)
-    yield r.FailbackAborted(
-        workspace=WS, epoch=epoch, attempt=attempt, reason="", retry_at=AT, restore_deadline=AT
-    )
-    yield r.FailbackVerified(
-        workspace=WS, epoch=epoch + 1, machine=gpu.id, generation="g", switch_deadline=AT
-    )
-    yield r.FailbackCompleted(
-        workspace=WS, epoch=epoch, machine=gpu.id, pause_seconds=1, completed_at=AT
-    )
-    yield r.RecoveryHalted(workspace=WS, epoch=epoch, reason="", hint="")
-    yield r.WorkspaceRemoved(workspace=WS, epoch=epoch)
-    yield _synced(state, gpu)
+    """Each event about each machine, of this epoch and of the one that it may begin."""
+    for kind in EVENTS.values():
+        sample = _sample(kind.type, kind.version)
+        for role, machine in _machines(state).items():
+            if _is_about_the_other(sample, role):
+                continue
+            for epoch in (state.epoch, state.epoch + 1):
+                yield _as_of(sample, state, machine, role, epoch)
 
 
-def _synced(state: State, source: Host) -> Event:
-    return s.SyncCompleted(
-        workspace=WS,
-        epoch=state.epoch,
-        generation="g",
-        sequence=1,
-        source=source.id,
-        files=1,
-        bytes=1,
-        bytes_changed=1,
-        manifest_sha256="",
-        seconds=1,
-        completed_at=AT,
-        taken_at=AT,
-    )
+@cache
+def _sample(type_: str, version: int) -> Event:
+    path = SAMPLES / f"{type_}.v{version}.json"
+    return codec.decode(json.dumps(json.loads(path.read_text())).encode()).event
+
+
+def _machines(state: State) -> dict[Role, Host]:
+    return {
+        Role.GPU: state.primary or state.attempt.host or _host("gpu"),
+        Role.STANDBY: state.standby.host or _host("standby"),
+    }
+
+
+def _is_about_the_other(event: Event, role: Role) -> bool:
+    """Whether its host can only be a standby, or only a GPU, and is not this one."""
+    named = hasattr(event, "host")
+    return named and event.type.startswith("Standby") != (role is Role.STANDBY)
+
+
+def _as_of(event: Event, state: State, machine: Host, role: Role, epoch: int) -> Event:
+    of_standby = role is Role.STANDBY
+    changes: dict[str, Any] = {
+        "workspace": WS,
+        "epoch": epoch,
+        "role": role,
+        "attempt": state.standby.attempt if of_standby else state.attempt.number,
+        "round": state.attempt.round,
+        "machine": machine.id,
+        "source": machine.id,
+        "host": machine,
+        "label": machine.id,
+    }
+    if event.type == "WorkspaceRegistered":
+        changes |= {"epoch": 0, "adopted": _host("mine") if of_standby else None}
+    known = {field.name for field in fields(event)}
+    return replace(event, **{name: value for name, value in changes.items() if name in known})
+
+
+def _host(name: str) -> Host:
+    return Host(id=MachineId(name), provider="vast", provider_id=name, address="a", port=22)
