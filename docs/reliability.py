@@ -78,18 +78,15 @@ def problems(root: Path) -> list[str]:
         if kinds is not None:
             gone = sorted(set(fault.lab) - kinds)
             found += [f"fault {fault.number}: the lab has no {name}" for name in gone]
-    return found
+    return found + _unshown(faults, shown, lab=kinds is not None)
 
 
-def unshown(root: Path) -> list[Fault]:
+def _unshown(faults: Sequence[Fault], shown: Mapping[int, object], *, lab: bool) -> list[str]:
     """The faults that belong here and that neither a test nor the lab shows."""
-    _, faults = catalogue(root)
-    shown = marks(root)
-    with_lab = lab_kinds(root) is not None
     return [
-        fault
+        f"fault {fault.number} has no test and no lab fault: {fault.what}"
         for fault in faults
-        if not fault.elsewhere and fault.number not in shown and not (with_lab and fault.lab)
+        if not fault.elsewhere and fault.number not in shown and not (lab and fault.lab)
     ]
 
 
