@@ -132,7 +132,9 @@ class Health:
             unknowns, doubts = doubt(
                 unknowns, check, subject=subject, threshold=threshold, failures=failures
             )
-            failures, events = count(failures, check, subject=subject, threshold=threshold)
+            failures, events = count(
+                failures, check, subject=subject, threshold=threshold, now=self._voice.now()
+            )
             sample = _sample(subject, check, signals, reached, failures=failures, seconds=seconds)
             await self._voice.sample(subject.workspace, "check", **sample)
             for event in (*doubts, *events):

@@ -1,6 +1,7 @@
 """Everything the health service can say. Hints: recovery looks for itself before it acts."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar
 
 from shared.events.base import Event
@@ -26,7 +27,8 @@ class ThresholdReached(Event):
     """So many checks in a row failed that the host counts as dead.
 
     ``positive`` is true when the provider itself said that the machine is gone, and false when
-    the verdict rests on silence alone. Repeated while the condition lasts.
+    the verdict rests on silence alone. Repeated while the condition lasts; ``seen_at`` is when
+    the check of this one ended.
     """
 
     type: ClassVar[str] = "ThresholdReached"
@@ -38,6 +40,7 @@ class ThresholdReached(Event):
     reason: str
     positive: bool
     evidence: tuple[str, ...] = ()
+    seen_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

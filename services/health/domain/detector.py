@@ -7,6 +7,7 @@ silence where nothing suggests that the silence is ours.
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 
 from shared.events.health import HealthFailed, HealthRestored, HealthUnknown, ThresholdReached
@@ -146,9 +147,14 @@ Event = HealthFailed | ThresholdReached | HealthUnknown | HealthRestored
 
 
 def count(
-    failures: int, check: Check, *, subject: Subject, threshold: int
+    failures: int,
+    check: Check,
+    *,
+    subject: Subject,
+    threshold: int,
+    now: datetime | None = None,
 ) -> tuple[int, tuple[Event, ...]]:
-    """The failed checks in a row after this one, and what there is to say.
+    """The failed checks in a row after this one (at ``now``), and what there is to say.
 
     Each failure is said up to the threshold. At the threshold the host counts as dead, which is
     repeated after as many checks again while it lasts. Unknown changes nothing.
@@ -162,7 +168,7 @@ def count(
     if failures <= threshold:
         events += (_failed(subject, check, failures, threshold),)
     if failures % threshold == 0:
-        events += (_reached(subject, check, failures, threshold),)
+        events += (replace(_reached(subject, check, failures, threshold), seen_at=now),)
     return failures, events
 
 

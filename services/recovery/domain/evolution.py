@@ -323,6 +323,7 @@ def _suspected(state: State, event: ThresholdReached) -> State:
             evidence=event.evidence,
             positive=event.positive,
             refused=known.refused if known else "",
+            since=known.since if known else event.seen_at,
         ),
     )
 

@@ -20,7 +20,10 @@ def staleness(state: State, now: datetime) -> str | None:
         return f"the standby holds generation {state.generation}, older than {state.newest}"
     if state.generation_at is None:
         return None
-    age = (now - state.generation_at).total_seconds()
+    # What counts is how far the copy was behind when the GPU fell silent, not how long it has
+    # been looked for since.
+    until = state.suspicion.since if state.suspicion and state.suspicion.since else now
+    age = (min(until, now) - state.generation_at).total_seconds()
     bound = state.policy.generation_age_max
     if age <= bound:
         return None

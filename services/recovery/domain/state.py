@@ -106,6 +106,7 @@ class Suspicion:
     refused: str = ""  # why we did not fail over, as last said
     refusals: int = 0
     positive: bool = False  # health heard it of the provider
+    since: datetime | None = None  # when it was seen first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

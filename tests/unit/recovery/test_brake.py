@@ -21,6 +21,7 @@ from shared.events.recovery import (
     FailoverStarted,
     GpuReady,
     OfferSelected,
+    PrimaryFenced,
     StandbyProvisioned,
     WorkspaceRegistered,
 )
@@ -145,6 +146,7 @@ class Fleet:
                 threshold=3,
                 reason="no answer",
                 positive=positive,
+                seen_at=virtual_time.now(),
             )
         )
 
@@ -327,7 +329,7 @@ def test_a_health_service_that_cries_wolf_for_all_fails_over_nothing(positive: b
     fleet = Fleet(count=10)
     virtual_time.run(story(fleet))
     assert fleet.given_up() == []
-    assert fleet.hosts.looks <= 200, "one look for each cry at the most"
+    assert fleet.hosts.looks <= 400, "one look at it and its standby for each cry at the most"
 
 
 @fault(100, 53)
@@ -344,7 +346,7 @@ def test_three_hundred_that_fall_silent_together_cost_one_round_of_looks_not_one
     assert fleet.given_up() == []
     sample = len(witnesses([f.state for f in fleet.recovery.states.values()], Brake()))
     assert sample <= 16
-    assert fleet.hosts.looks == 300 + sample
+    assert fleet.hosts.looks == 2 * 300 + sample, "each and its standby, and the witnesses once"
 
 
 # --- getting them back ----------------------------------------------------------------------------
@@ -376,6 +378,13 @@ async def _searches(fleet: Fleet, name: WorkspaceName) -> None:
             standby=MachineId(f"{name}-standby"),
             generation="e000000-00000001",
             seconds=1.0,
+        ),
+        PrimaryFenced(
+            workspace=name,
+            epoch=1,
+            machine=gpu,
+            provider_id=fleet.gpu(name).provider_id,
+            how="stopped",
         ),
     ):
         await fleet.recovery.observe(event)
