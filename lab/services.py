@@ -43,15 +43,15 @@ class Intervals:
     """How often the services look, in seconds: seldom, since a look costs and time does not."""
 
     drive: float = 30.0
-    keep: float = 20.0
+    keep: float = 30.0
     sweep: float = 120.0
-    poll: float = 15.0
+    poll: float = 20.0
     settle: float = 60.0
     renew: float = 3600.0
     repeat: float = 120.0
     lease: float = 60.0
     relay: float = 60.0
-    follow: float = 120.0
+    follow: float = 240.0
     assignment_lease: float = 300.0
 
 

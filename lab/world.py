@@ -76,7 +76,7 @@ class Plan:
     faults: tuple[Fault, ...] | None = None
     """In place of those that the seed would plan: what a stored story does."""
     failovers_min: int = FAILOVERS_MIN
-    losses_max: int = 1000
+    losses_max: int = 4
     replicas: int = 2
     traces: tuple[Trace, ...] = ()
     quiet: float = 600.0
