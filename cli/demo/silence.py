@@ -11,7 +11,7 @@ from cli.demo import judge
 from cli.demo.incident import PATH, Incident
 from cli.demo.people import COUNTER, Writer
 
-TOLD_BY = ("HealthUnknown", "FailoverHeld")
+TOLD_BY = ("HealthUnknown", "FailoverRefused")
 GIVEN_UP_BY = ("FailoverStarted", "StandbyLost")
 HELD_FOR_CHECKS = 8
 """So many checks long the silence lasts after people were told."""
