@@ -6,6 +6,11 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 STAMP := .venv/.ready
 
+# Most tests wait for something, so they run side by side; but not those that judge by the clock.
+# A base of its own: the path of a unix socket has room for some hundred characters.
+SIDE_BY_SIDE = $(PYTEST) --dist loadfile --basetemp=$$(mktemp -d)
+TIMED := tests/e2e/test_demo.py tests/e2e/test_compose.py
+
 .PHONY: help
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,7 +39,9 @@ down: ## end the full stack, keep its data
 
 .PHONY: test
 test: setup ## every test once, at the smallest size that still shows the fault
-	$(PYTEST) -m "not full" tests
+	$(SIDE_BY_SIDE) -n 4 -m "not full" tests/unit tests/contract
+	$(SIDE_BY_SIDE) -n 3 -m "not full" tests/e2e $(TIMED:%=--ignore=%)
+	$(PYTEST) -m "not full" $(TIMED)
 
 .PHONY: test-full
 test-full: setup ## everything, at full size

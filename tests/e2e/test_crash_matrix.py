@@ -76,6 +76,15 @@ NOT_IN_A_STORY = {
     "SyncFailed": "a sync that broke",
     "RestoreFailed": "a restore that broke",
     "RestoreProgressed": "a restore that takes long",
+    "ConfirmStandbyLoss": "a standby that is suspected",
+    "StandbyLossRefused": "a standby that is suspected and lives",
+    "StandbyStale": "a copy that grew too old",
+    "GenerationConfirmed": "a source in which nothing changes for minutes",
+    "RenewHost": "a host certificate that comes of age",
+    "RenewalDue": "a host certificate that comes of age",
+    "HostRenewed": "a host certificate that comes of age",
+    "HealthUnknown": "a host that nobody can judge",
+    "FenceDelayed": "a GPU whose host left the market",
 }
 """Why a kill there needs a story of its own, such as those of the simulation."""
 
