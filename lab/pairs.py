@@ -77,15 +77,13 @@ def incident(*places: Place) -> tuple[Verdict, Killer]:
 def places() -> list[Place]:
     """Every place where a kill makes a difference, in the order of the first time.
 
-    Of places that are passed without a pause between them one stands for all. So does the first
-    event for all that the relay publishes: it keeps nothing between them.
+    Of places that are passed without a pause between them one stands for all.
     """
     verdict, killer = incident()
     assert verdict.ok, verdict.findings
-    found: dict[tuple[str, object], Place] = {}
+    found: dict[tuple[str, int], Place] = {}
     for place, turn in killer.passed.items():
-        relays = place.point.startswith("relay.published")
-        found.setdefault((place.process, "relay" if relays else turn), place)
+        found.setdefault((place.process, turn), place)
     return list(found.values())
 
 

@@ -51,7 +51,7 @@ class Intervals:
     repeat: float = 120.0
     lease: float = 60.0
     relay: float = 60.0
-    follow: float = 240.0
+    follow: float = 120.0
     assignment_lease: float = 300.0
 
 

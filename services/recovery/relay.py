@@ -88,8 +88,7 @@ class Relay:
         await self._bus.publish_all(
             [(event(each.event.workspace, each.event.type), each) for each in envelopes]
         )
-        for envelope in envelopes:
-            failpoints.reach("relay.published", envelope.event.type)
+        failpoints.reach("relay.published")
         self._published = envelopes[-1].position
         await self._log.advance(envelopes[-1].position or 0, term=term)
         return True

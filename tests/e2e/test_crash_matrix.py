@@ -34,7 +34,10 @@ pytestmark = [
 ]
 
 EFFECTS = {effect.__name__ for effect in get_args(Effect)}
-CALLS = ("call.before:vast.create", "call.after:vast.create", "call.after:vast.destroy")
+CALLS = (
+    *("call.before:vast.create", "call.after:vast.create", "call.after:vast.destroy"),
+    "relay.published",
+)
 CREATION = ("call.before:gce.insert", "call.after:gce.insert")
 
 INCIDENT = {
@@ -98,7 +101,7 @@ def places(names: set[str], more: Sequence[str]) -> list[str]:
     for name in names & EFFECTS:
         found |= {f"effect.before:{name}", f"effect.after:{name}"}
     for name in names & EVENTS.keys():
-        found |= {f"append.before:{name}", f"append.after:{name}", f"relay.published:{name}"}
+        found |= {f"append.before:{name}", f"append.after:{name}"}
     for voice in ("health", "sync"):
         for name in names & {cls.type for cls in VOICES[voice]}:
             found |= {f"say.before:{name}", f"say.after:{name}", f"inbox.recorded:{name}"}
