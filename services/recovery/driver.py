@@ -20,6 +20,7 @@ from shared.eventlog.port import LogUnknownError
 from shared.events import Event
 from shared.events.recovery import EffectFailing
 from shared.machines import WorkspaceName
+from shared.patience import pause_after
 from shared.waiting import comes
 
 PAUSE_FIRST = 0.25
@@ -73,7 +74,6 @@ class Driver:
 
     async def _until_done(self, workspace: WorkspaceName, effect: Effect) -> None:
         name = type(effect).__name__
-        pause = PAUSE_FIRST
         for tries in count(1):
             try:
                 failpoints.reach("effect.before", name)
@@ -84,8 +84,7 @@ class Driver:
                 log.warning("effect failed", workspace=workspace, effect=name, reason=str(error))
                 if tries == TRIES_BEFORE_TOLD:
                     await self._tell(workspace, effect, tries, error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, PAUSE_MAX)
+            await asyncio.sleep(pause_after(tries, first=PAUSE_FIRST, most=PAUSE_MAX, chance=0.0))
         # Shielded: an append that is under way is not cut by the change that it causes.
         await asyncio.shield(self._recovery.conclude(effect, outcomes))
 

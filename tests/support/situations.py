@@ -322,7 +322,7 @@ def fail_standby(story: Story) -> None:
     )
 
 
-def fail_attempt(story: Story, stage: str) -> None:
+def fail_attempt(story: Story, stage: str, reason: str = "it did not work") -> None:
     story.tell(
         ProvisionFailed(
             workspace=WS,
@@ -330,6 +330,6 @@ def fail_attempt(story: Story, stage: str) -> None:
             role=Role.GPU,
             attempt=story.state.attempt.number,
             stage=stage,
-            reason="it did not work",
+            reason=reason,
         )
     )

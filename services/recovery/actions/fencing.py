@@ -20,7 +20,10 @@ async def fence(at: Tools, state: State, effect: Fence) -> Outcomes:
     provider = at.provider(condemned.provider)
     if condemned.end is End.STOP:
         ended = await _until_seen(
-            at, "stopped", partial(provider.stop, condemned.provider_id), _lost(provider, condemned)
+            at,
+            "stopped",
+            partial(provider.stop, condemned.provider_id),
+            partial(_left, provider, condemned),
         )
         if not ended:
             return (_delayed(at, state, condemned),)
@@ -66,16 +69,12 @@ async def _until_seen(
     return True
 
 
-def _lost(provider: MachineProvider, condemned: Condemned) -> Callable[[], Awaitable[bool]] | None:
-    """Whether its host is off the market, unless the log knows that already."""
+async def _left(provider: MachineProvider, condemned: Condemned) -> bool:
+    """Whether its host left the market, and the log does not know it yet."""
     if condemned.off_market:
-        return None
-
-    async def lost() -> bool:
-        rental = await provider.get(condemned.provider_id)
-        return rental is not None and rental.status is RentalStatus.LOST
-
-    return lost
+        return False
+    rental = await provider.get(condemned.provider_id)
+    return rental is not None and rental.status is RentalStatus.LOST
 
 
 def _delayed(at: Tools, state: State, condemned: Condemned) -> Event:

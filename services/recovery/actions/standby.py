@@ -121,7 +121,7 @@ async def _machine(
             return None
         rental = await _shaken(at, state, cloud, found)
     while rental.status is not RentalStatus.RUNNING or rental.address is None:
-        words.said = f"{rental.status} {rental.status_text}".strip()
+        words.said = rental.shown
         if rental.status is RentalStatus.STOPPED:
             await cloud.start(rental.provider_id)
         await asyncio.sleep(at.pace.poll)
@@ -129,7 +129,7 @@ async def _machine(
         if seen is None:
             raise NoCapacityError(f"the standby {effect.label} vanished while it was starting")
         rental = seen
-    words.said = f"{rental.status} {rental.status_text}".strip()
+    words.said = rental.shown
     return host_of(rental)
 
 

@@ -8,7 +8,8 @@ from functools import reduce
 
 from services.recovery.domain import mortality, renewal
 from services.recovery.domain.changing import replace
-from services.recovery.domain.fencing import condemn, fenced, halted, removed
+from services.recovery.domain.condemned import condemn
+from services.recovery.domain.fencing import fenced, halted, removed
 from services.recovery.domain.notices import noticed
 from services.recovery.domain.returning import (
     aborted,
@@ -343,11 +344,6 @@ def _refused(state: State, event: FailoverRefused) -> State:
 
 
 def _synced(state: State, event: SyncCompleted) -> State:
-    seeded = (
-        state.phase is Phase.SEEDING
-        and state.primary is not None
-        and event.source == state.primary.id
-    )
     from_gpu = state.primary is not None and event.source == state.primary.id
     return replace(
         state,
@@ -360,5 +356,5 @@ def _synced(state: State, event: SyncCompleted) -> State:
         sealed=max(state.sealed, event.seal),
         held=False,
         accept_shrink=False,
-        phase=Phase.SYNCING if seeded else state.phase,
+        phase=Phase.SYNCING if state.phase is Phase.SEEDING and from_gpu else state.phase,
     )

@@ -2,6 +2,7 @@
 
 from services.recovery.domain import mortality
 from services.recovery.domain.changing import replace
+from services.recovery.domain.condemned import abandoned, condemn
 from services.recovery.domain.state import Attempt, Condemned, End, Phase, Serving, State, Step
 from shared.events import Event
 from shared.events.recovery import (
@@ -12,22 +13,7 @@ from shared.events.recovery import (
     RecoveryHalted,
     ZombieSeen,
 )
-from shared.machines import Host, Role
-
-
-def condemn(
-    host: Host, end: End, reason: str, *, orphan: bool = False, keep: bool = False
-) -> Condemned:
-    """The entry that owes ``host`` its end."""
-    return Condemned(
-        machine=host.id,
-        provider=host.provider,
-        provider_id=host.provider_id,
-        end=end,
-        orphan=orphan,
-        reason=reason,
-        keep=keep,
-    )
+from shared.machines import Role
 
 
 def fenced(state: State, event: Event) -> State:
@@ -87,14 +73,7 @@ def attempt_ended(state: State) -> State:
         )
     elif attempt.label is not None and attempt.host is None:
         condemned += (
-            Condemned(
-                machine=attempt.label,
-                provider="vast",
-                provider_id="",
-                end=End.DESTROY,
-                orphan=True,
-                reason=f"attempt {attempt.number} ended without an answer",
-            ),
+            abandoned(attempt.label, "vast", f"attempt {attempt.number} ended without an answer"),
         )
     frozen = state.step in {Step.FREEZING, Step.LAST_DELTA}
     return replace(
@@ -125,16 +104,7 @@ def removed(state: State) -> State:
         condemned += (condemn(standby.host, End.DESTROY, "the workspace was removed"),)
     if standby.own is None and standby.label is not None and standby.missing:
         # The next one may be there already, and not where the last one was.
-        condemned += (
-            Condemned(
-                machine=standby.label,
-                provider="gce",
-                provider_id="",
-                end=End.DESTROY,
-                orphan=True,
-                reason="the workspace was removed",
-            ),
-        )
+        condemned += (abandoned(standby.label, "gce", "the workspace was removed"),)
     return replace(
         given_up,
         phase=Phase.REMOVED,

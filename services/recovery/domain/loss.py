@@ -54,7 +54,7 @@ def provider_says_lost(
     """
     if host.provider == "ssh" or (rental is not None and rental.status not in DEAD):
         return None
-    shown = "gone" if rental is None else f"{rental.status} {rental.status_text}".strip()
+    shown = "gone" if rental is None else rental.shown
     return StandbyLost(
         workspace=state.workspace,
         epoch=state.epoch,

@@ -8,6 +8,7 @@ is: it is started again without end, and people are asked only when it is gone.
 from datetime import datetime, timedelta
 
 from services.recovery.domain.changing import replace
+from services.recovery.domain.condemned import condemn
 from services.recovery.domain.halts import Halt, halted
 from services.recovery.domain.labels import standby_label
 from services.recovery.domain.state import (
@@ -113,15 +114,8 @@ def given_up(state: State, reason: str) -> State:
     host = state.standby.host
     assert host is not None
     holds = f"; it holds generation {state.generation}" if state.generation else ""
-    old = Condemned(
-        machine=host.id,
-        provider=host.provider,
-        provider_id=host.provider_id,
-        end=End.STOP,
-        orphan=False,
-        reason=f"another standby replaces it: {reason}{holds}",
-        role=Role.STANDBY,
-    )
+    why = f"another standby replaces it: {reason}{holds}"
+    old = condemn(host, End.STOP, why, role=Role.STANDBY)
     return replace(_without_standby(state), condemned=(*state.condemned, old))
 
 
@@ -178,8 +172,7 @@ def request_standby(state: State, installation: str) -> Event:
 
 
 def standby_owed(state: State) -> bool:
-    missing = state.standby.host is None or bool(state.standby.lost)
-    return missing and state.standby.label is None
+    return state.standby.missing and state.standby.label is None
 
 
 def after_loss(state: State, installation: str) -> tuple[Event, ...]:

@@ -2,7 +2,8 @@
 
 from services.recovery.domain import mortality, renewal
 from services.recovery.domain.changing import replace
-from services.recovery.domain.state import Condemned, End, Phase, Serving, State
+from services.recovery.domain.condemned import abandoned
+from services.recovery.domain.state import Phase, Serving, State
 from shared.events.recovery import ProvisionFailed, StandbyProvisioned, StandbyRestored
 from shared.machines import Host
 
@@ -59,12 +60,5 @@ def standby_attempt_failed(state: State, event: ProvisionFailed) -> State:
     next_one = replace(standby, attempt=standby.attempt + 1, label=None)
     if standby.label is None or standby.own is not None:
         return replace(state, standby=next_one)
-    abandoned = Condemned(
-        machine=standby.label,
-        provider="gce",
-        provider_id="",
-        end=End.DESTROY,
-        orphan=True,
-        reason=event.reason,
-    )
-    return replace(state, standby=next_one, condemned=(*state.condemned, abandoned))
+    condemned = (*state.condemned, abandoned(standby.label, "gce", event.reason))
+    return replace(state, standby=next_one, condemned=condemned)

@@ -31,7 +31,7 @@ def verdict(
     host, suspicion = look.host, look.suspicion
     evidence = (*suspicion.evidence, f"recovery's own look at {host.address}: {sighting}")
     if not provider_silent and host.provider != "ssh":
-        shown = "gone" if rental is None else f"{rental.status} {rental.status_text}".strip()
+        shown = "gone" if rental is None else rental.shown
         evidence += (f"{host.provider} says: {shown}",)
         if rental is None or rental.status in DEAD:
             return _start(

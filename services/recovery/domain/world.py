@@ -37,6 +37,11 @@ class Rental:
     status_text: str = ""
     market_machine: str = ""
 
+    @property
+    def shown(self) -> str:
+        """Its status with the provider's own words."""
+        return f"{self.status} {self.status_text}".strip()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:

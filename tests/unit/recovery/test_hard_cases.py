@@ -38,31 +38,13 @@ from shared.machines import MachineId, Role, WorkspaceName
 from tests.support import virtual_time
 from tests.support.examples import STANDBY, WS, Story
 from tests.support.faults import fault
+from tests.support.situations import fail_standby, lose_standby
 from tests.support.world import Ids, Machine, World
 
 
 def owed(state: State) -> set[type]:
     """What is owed to machines; what people are told is tried in test_notices."""
     return {type(effect) for effect in pending(state)} - {effects.SendNotice}
-
-
-def lose_the_standby(story: Story) -> None:
-    story.tell(
-        StandbyLost(workspace=WS, epoch=story.state.epoch, machine=STANDBY.id, reason="no answer")
-    )
-
-
-def fail_to_revive(story: Story) -> None:
-    story.tell(
-        ProvisionFailed(
-            workspace=WS,
-            epoch=story.state.epoch,
-            role=Role.STANDBY,
-            attempt=story.state.standby.attempt,
-            stage="prepare",
-            reason="no zone has room for e2-medium",
-        )
-    )
 
 
 def thaw(story: Story) -> None:
@@ -90,8 +72,8 @@ def test_a_standby_that_cannot_be_revived_now_is_not_destroyed_with_the_only_cop
     story = Story()
     story.failover(story.syncing())
     assert story.state.serving is Serving.STANDBY
-    lose_the_standby(story)
-    fail_to_revive(story)
+    lose_standby(story)
+    fail_standby(story)
     assert STANDBY.id not in {c.machine for c in story.state.condemned}
 
 
@@ -99,8 +81,8 @@ def test_a_standby_that_cannot_be_revived_now_is_not_destroyed_with_the_only_cop
 def test_a_new_and_empty_standby_protects_nothing_until_it_has_a_generation() -> None:
     story = Story()
     story.syncing()
-    lose_the_standby(story)
-    fail_to_revive(story)
+    lose_standby(story)
+    fail_standby(story)
     story.wait(3600)
     fresh = replace(STANDBY, id=MachineId("dumont-train-standby-2"), provider_id="z/standby-2")
     story.tell(StandbyProvisioned(workspace=WS, epoch=1, attempt=2, host=fresh))
@@ -113,7 +95,7 @@ def test_a_standby_lost_while_it_is_frozen_is_revived_before_it_is_thawed() -> N
     story = Story().searching()
     story.restoring()
     story.restore_done()
-    lose_the_standby(story)
+    lose_standby(story)
     story.wait(61)
     assert story.state.standby.thaw_owed
     assert effects.ProvisionStandby in owed(story.state), "nobody could ever be let in again"
@@ -126,7 +108,7 @@ def test_a_standby_revived_during_the_way_back_does_not_serve_people(step: Step)
         story = Story().searching()
         story.restoring()
         story.restore_done()
-    lose_the_standby(story)
+    lose_standby(story)
     assert not [
         e for e in pending(story.state) if isinstance(e, effects.ProvisionStandby) and e.serve
     ]
@@ -138,7 +120,7 @@ def test_a_standby_revived_during_a_failover_does_not_undo_the_promotion() -> No
     host = story.syncing()
     story.ask("failover")
     assert story.phase() is Phase.FAILING_OVER
-    lose_the_standby(story)
+    lose_standby(story)
     assert not [
         e for e in pending(story.state) if isinstance(e, effects.ProvisionStandby) and not e.serve
     ], f"{host.id}: retire and promote of one epoch would race"
@@ -170,7 +152,7 @@ def test_a_listing_older_than_the_fence_does_not_close_the_salvage_window() -> N
 def test_the_sweeper_leaves_a_revived_standby_alone_that_had_to_move_to_another_zone() -> None:
     story = Story()
     story.syncing()
-    lose_the_standby(story)
+    lose_standby(story)
     assert zombie(story.state, rental("gce", STANDBY.id, "zone-b/standby-1"), story.now) is None
 
 
@@ -219,14 +201,14 @@ def test_a_gpu_that_may_have_served_is_not_destroyed_when_the_switch_is_late() -
 
 def test_the_standby_does_not_take_over_again_when_it_is_lost_itself() -> None:
     story = switching()
-    lose_the_standby(story)
+    lose_standby(story)
     story.wait(61)
     assert story.phase() is not Phase.FAILING_OVER
 
 
 def test_a_standby_lost_during_the_switch_does_not_keep_people_out() -> None:
     story = switching()
-    lose_the_standby(story)
+    lose_standby(story)
     (switch,) = [e for e in pending(story.state) if isinstance(e, effects.SwitchToGpu)]
     assert switch.standby is None, "it would wait for ever for a machine that is gone"
     assert effects.ProvisionStandby in owed(story.state)
@@ -234,7 +216,7 @@ def test_a_standby_lost_during_the_switch_does_not_keep_people_out() -> None:
 
 def test_an_empty_standby_does_not_take_over_from_a_late_switch() -> None:
     story = switching()
-    lose_the_standby(story)
+    lose_standby(story)
     fresh = replace(STANDBY, provider_id="another-disk")
     story.tell(StandbyRestored(workspace=WS, epoch=story.state.epoch, host=fresh))
     story.wait(61)
@@ -276,7 +258,7 @@ def test_an_exhausted_market_is_tried_again_with_the_machines_that_failed_before
 def test_a_death_is_not_concluded_after_the_standby_was_lost() -> None:
     story = Story()
     story.suspect(story.syncing())
-    lose_the_standby(story)
+    lose_standby(story)
     assert effects.ConfirmDeath not in owed(story.state)
 
 
@@ -357,7 +339,7 @@ def test_a_standby_that_shows_up_after_the_removal_is_swept() -> None:
 def test_a_standby_that_is_being_made_anew_ends_with_its_workspace_wherever_it_is() -> None:
     story = Story()
     story.syncing()
-    lose_the_standby(story)
+    lose_standby(story)
     story.ask("remove")
     moved = rental("gce", STANDBY.id, "zone-b/standby-1")
     assert zombie(story.state, moved, story.now) is None, "its end is owed already, by its label"

@@ -7,11 +7,12 @@ from services.recovery.domain.obligations import pending
 from services.recovery.domain.state import Notice, Phase
 from shared import failpoints
 from shared.events.health import HealthUnknown
-from shared.events.recovery import EffectFailing, NoticeSent, ProvisionFailed, StandbyLost
+from shared.events.recovery import EffectFailing, NoticeSent, StandbyLost
 from shared.machines import Role
 from tests.support import virtual_time
 from tests.support.examples import STANDBY, WS, Story
 from tests.support.faults import fault
+from tests.support.situations import fail_attempt
 from tests.support.world import ProcessKilled, World
 from tests.unit.recovery.test_service import first_start, lose_the_gpu
 
@@ -21,16 +22,7 @@ def owed(story: Story) -> list[tuple[str, str]]:
 
 
 def refuse_the_key(story: Story) -> None:
-    story.tell(
-        ProvisionFailed(
-            workspace=WS,
-            epoch=story.state.epoch,
-            role=Role.GPU,
-            attempt=story.state.attempt.number,
-            stage="credentials",
-            reason="vast does not accept our key",
-        )
-    )
+    fail_attempt(story, "credentials", "vast does not accept our key")
 
 
 def sent(story: Story, notice: Notice) -> None:

@@ -19,7 +19,7 @@ from shared.events.recovery import (
     WaitScheduled,
 )
 from shared.events.sync import RestoreFailed
-from shared.machines import MachineId, Role
+from shared.machines import Host, MachineId, Role
 from shared.policy import Policy
 from tests.support import virtual_time
 from tests.support.examples import WS, Story
@@ -60,6 +60,19 @@ def a_flapping_attempt(story: Story, *, minutes: float) -> None:
         )
     )
     story.wait(60)
+
+
+def seen_stopped(story: Story, host: Host) -> None:
+    story.tell(
+        PrimaryFenced(
+            workspace=WS,
+            epoch=story.state.epoch,
+            machine=host.id,
+            provider_id=host.provider_id,
+            how="stopped",
+            seen_at=story.now,
+        )
+    )
 
 
 def kinds(events: list[Event]) -> list[type[Event]]:
@@ -120,16 +133,7 @@ def test_a_gpu_in_service_for_a_day_at_the_highest_price_is_within_every_limit()
     host = story.syncing()
     story.now += timedelta(days=1)
     story.failover(host)
-    story.tell(
-        PrimaryFenced(
-            workspace=WS,
-            epoch=story.state.epoch,
-            machine=host.id,
-            provider_id=host.provider_id,
-            how="stopped",
-            seen_at=story.now,
-        )
-    )
+    seen_stopped(story, host)
     assert kinds(story.offer()) == [ProvisionRequested]
 
 
@@ -141,15 +145,7 @@ def test_nothing_is_searched_before_the_last_gpu_was_seen_to_its_end() -> None:
     owed = {type(effect) for effect in pending(story.state)}
     assert effects.Fence in owed
     assert effects.SearchOffers not in owed
-    story.tell(
-        PrimaryFenced(
-            workspace=WS,
-            epoch=story.state.epoch,
-            machine=host.id,
-            provider_id=host.provider_id,
-            how="stopped",
-        )
-    )
+    seen_stopped(story, host)
     assert effects.SearchOffers in {type(effect) for effect in pending(story.state)}
 
 
