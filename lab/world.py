@@ -28,6 +28,7 @@ from lab.wire import WORLD
 from services.api.domain.board import Board
 from services.api.service import Follower, Requests
 from services.recovery.domain.freshness import staleness
+from services.recovery.domain.mortality import BOTH_LOST, only_on_the_gpu
 from services.recovery.domain.state import Phase
 from services.recovery.service import Recovery
 from shared import codec
@@ -312,7 +313,7 @@ class World:
         state = self.oracle.book(workspace).state
         if any(not owed.seen for owed in state.condemned):
             return f"machines are still owed their end: {[c.machine for c in state.condemned]}"
-        if state.phase in {Phase.HALTED, Phase.REMOVED} or self._without_data(workspace):
+        if state.phase in {Phase.HALTED, Phase.REMOVED}:
             return ""
         if state.phase is not Phase.SYNCING:
             return f"it is {state.phase} {state.step}"
@@ -323,18 +324,12 @@ class World:
         return ""
 
     def _waits_for_a_person(self, workspace: WorkspaceName) -> bool:
-        """The GPU is dead and the copy too old: people were told, and decide what is worse."""
+        """The GPU stands still and the copy is too old, or there is none: people were told."""
         state = self.oracle.book(workspace).state
         refused = state.suspicion is not None and bool(state.suspicion.refused)
-        return refused and staleness(state, now()) is not None
-
-    def _without_data(self, workspace: WorkspaceName) -> bool:
-        """Both GPU and the standby's disk were lost: it says so, and waits for the GPU."""
-        book = self.oracle.book(workspace)
-        state = book.state
-        machine = self.fleet.of(state.primary) if state.primary else None
-        both = book.losses_excused and (machine is None or not machine.up(self.now))
-        return both and state.suspicion is not None and not state.generation
+        gpu = self.fleet.of(state.primary) if state.primary else None
+        alone = only_on_the_gpu(state) and gpu is not None and gpu.billed
+        return refused and (alone or staleness(state, now()) is not None)
 
     # --- the verdict
 
@@ -380,16 +375,17 @@ class World:
             # Where the only copy is gone, what may still have the data is left to people.
             kept = {c.provider_id for c in state.condemned if c.keep}
             billed = [provider_id for provider_id in billed if provider_id not in kept]
-            if self._without_data(workspace):
+            if provider == "vast" and state.phase is Phase.HALTED:
+                # It is gone, and kept in mind should it come back with the data.
                 wanted = [provider_id for provider_id in wanted if provider_id in billed]
             self.oracle.demand(
                 billed == wanted,
                 "exactly what is needed is billed",
                 f"{workspace} ({state.phase}): {provider} bills {billed}, in service is {wanted}",
             )
-        if self._without_data(workspace):
+        if state.reason == BOTH_LOST:
             self.meet("end: GPU and standby both lost")
-        elif state.phase is Phase.SYNCING and state.primary is not None:
+        if state.phase is Phase.SYNCING and state.primary is not None:
             behind = self.endpoint.behind(state.endpoint_port)
             label = behind.label if behind else None
             self.oracle.demand(

@@ -236,8 +236,8 @@ MUTANTS = (
         name="own-look-skipped",
         about="health's word alone fails over a GPU that answers",
         file="services/recovery/domain/verdict.py",
-        old="    if sighting is Sighting.ANSWERS:\n        return FailoverRefused(",
-        new="    if sighting is Sighting.ANSWERS and not suspicion:\n        return FailoverRefused(",
+        old="        return _answers(state, look)\n    if sighting is Sighting.SILENT and not",
+        new="        pass\n    if sighting is not Sighting.UNKNOWN and not",
         caught_by=_tests(
             "unit/recovery/test_service.py",
             "test_a_gpu_that_answers_is_not_failed_over_whatever_health_says",

@@ -12,10 +12,11 @@ from services.recovery.domain import effects
 from services.recovery.domain.deadlines import due
 from services.recovery.domain.effects import Effect
 from services.recovery.domain.loss import standby_verdict
+from services.recovery.domain.mortality import halt_without_both, only_on_the_gpu
 from services.recovery.domain.obligations import assignment, pending
 from services.recovery.domain.state import End, Phase, State, Suspicion
 from services.recovery.domain.sweep import zombie
-from services.recovery.domain.verdict import verdict, without_standby
+from services.recovery.domain.verdict import verdict, without_copy, without_standby
 from services.recovery.domain.world import Rental, RentalStatus, Sighting
 from shared.assignments import Assignment, SyncMode
 from shared.events import Event
@@ -170,13 +171,15 @@ class Play:
     def rent_without_an_answer(self, effect: effects.RentGpu) -> None:
         self._rented(effect.label)
 
-    def _outcome(self, effect: Effect) -> Iterator[Event]:  # noqa: C901, PLR0912 # flat
+    def _outcome(self, effect: Effect) -> Iterator[Event]:  # noqa: C901, PLR0912, PLR0915 # flat
         standby_there = self.runs(self.state.standby.host)
         match effect:
             case effects.ProvisionStandby():
                 yield from self._standby(effect)
             case effects.PrepareAdopted(host=host) if self.runs(host):
                 yield self._ready(host, 0)
+            case effects.PrepareAdopted(host=host) if host.provider_id not in self.machines:
+                yield halt_without_both(self.state)
             case effects.SearchOffers():
                 yield self._offer(effect)
             case effects.RentGpu():
@@ -239,6 +242,10 @@ class Play:
                     pause_seconds=1.0,
                     completed_at=self.story.now,
                 )
+            case effects.SwitchToGpu(host=host) if (
+                only_on_the_gpu(self.state) and host.provider_id not in self.machines
+            ):
+                yield halt_without_both(self.state)
             case effects.Fence():
                 yield self._fenced(effect)
             case effects.SendNotice(notice=notice):
@@ -354,7 +361,8 @@ class Play:
 
     def _verdict(self, effect: effects.ConfirmDeath) -> Event:
         vm = self.machines.get(effect.host.provider_id)
-        event = verdict(
+        judged = without_copy if effect.alone else verdict
+        event = judged(
             self.state,
             effect,
             sighting=Sighting.ANSWERS if self.runs(effect.host) else Sighting.SILENT,
@@ -547,7 +555,7 @@ class Play:
             failures=3,
             threshold=3,
             reason="no answer",
-            positive=False,
+            positive=host.provider != "ssh",
         )
 
     def sweep(self) -> None:

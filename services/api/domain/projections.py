@@ -104,6 +104,8 @@ def _born(event: recovery.WorkspaceRegistered, envelope: Envelope) -> WorkspaceV
 
 
 _HALTS_FROM = {
+    Phase.SEEDING,
+    Phase.SYNCING,
     Phase.RECOVERING,
     Phase.ON_STANDBY,
     Phase.FAILING_OVER,
@@ -335,8 +337,8 @@ def _(event: sync.SyncCompleted, view: WorkspaceView, envelope: Envelope) -> Wor
         sync_failures=0,
     )
     seeded = view.gpu is not None and view.gpu.host.id == event.source
-    if view.phase is Phase.SEEDING and seeded:
-        return replace(view, phase=Phase.SYNCING, step=None)
+    if view.phase in {Phase.SEEDING, Phase.HALTED} and seeded:
+        return replace(view, phase=Phase.SYNCING, step=None, halted=None)
     return view
 
 
@@ -456,6 +458,9 @@ def _(event: recovery.RecoveryHalted, view: WorkspaceView, envelope: Envelope) -
     if view.phase not in _HALTS_FROM:
         return view
     halted = Trouble(reason=event.reason, hint=event.hint, at=envelope.time)
+    if event.code == "no-data" and view.step is Step.SWITCHING:
+        # What else has the data? It stays in its place, should it come back.
+        view = replace(view, gpu=view.candidate, candidate=None, serving=Role.GPU)
     view = _in_recovery(_attempt_ended(view), next_attempt_at=None, deadline=None)
     return replace(view, phase=Phase.HALTED, step=None, halted=halted)
 

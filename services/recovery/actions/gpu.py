@@ -14,6 +14,7 @@ from services.recovery.domain.effects import (
     WatchCandidate,
 )
 from services.recovery.domain.labels import family_of
+from services.recovery.domain.mortality import halt_without_both
 from services.recovery.domain.state import State
 from services.recovery.domain.sweep import ALIVE, zombie
 from services.recovery.domain.world import DEAD
@@ -37,6 +38,8 @@ from shared.machines import Host, Role, WorkspaceName
 async def prepare_adopted(at: Tools, state: State, effect: PrepareAdopted) -> Outcomes:
     """Install the gate on a GPU that holds the data already; nothing else there is touched."""
     host = await _adopted(at, effect.host)
+    if host is None:
+        return (halt_without_both(state),)
     try:
         async with asyncio.timeout(state.policy.ssh_timeout):
             await at.until_answers(host)
@@ -50,12 +53,14 @@ async def prepare_adopted(at: Tools, state: State, effect: PrepareAdopted) -> Ou
     return (_gpu_ready(at, state, effect.epoch, 0, host),)
 
 
-async def _adopted(at: Tools, host: Host) -> Host:
-    """Where the adopted GPU is: by its name, or by what its provider says."""
+async def _adopted(at: Tools, host: Host) -> Host | None:
+    """Where the adopted GPU is: by its name, or by what its provider says. None: nowhere."""
     if host.provider == "ssh":
         return await at.hosts.locate(host)
     rental = await at.provider(host.provider).get(host.provider_id)
-    if rental is None or not rental.address:
+    if rental is None:
+        return None
+    if not rental.address:
         raise HostUnreachableError(f"{host.provider} {host.provider_id} has no address now")
     return replace(host_of(rental), id=host.id)
 

@@ -13,8 +13,14 @@ from services.recovery.domain.effects import (
     SwitchToGpu,
     ThawStandby,
 )
+from services.recovery.domain.mortality import halt_without_both, only_on_the_gpu
 from services.recovery.domain.state import State
-from services.recovery.domain.verdict import rests_on_silence, verdict, without_standby
+from services.recovery.domain.verdict import (
+    rests_on_silence,
+    verdict,
+    without_copy,
+    without_standby,
+)
 from services.recovery.ports import (
     Backend,
     HostUnreachableError,
@@ -40,6 +46,8 @@ async def confirm_death(at: Tools, state: State, effect: ConfirmDeath) -> Outcom
     The standby is to take over, so it must be there; and for a host of the user's own, which no
     provider speaks for, it is the witness that it is not our own network that is down.
     """
+    if effect.alone:
+        return await _confirm_without_copy(at, state, effect)
     host, standby = effect.host, state.standby.host
     assert standby is not None
     sighting, standing, (rental, silent) = await asyncio.gather(
@@ -65,6 +73,22 @@ async def confirm_death(at: Tools, state: State, effect: ConfirmDeath) -> Outcom
         lost = await found_lost(at, state, standby)
         return (lost or without_standby(state, effect, now=at.now()),)
     return (event,)
+
+
+async def _confirm_without_copy(at: Tools, state: State, effect: ConfirmDeath) -> Outcomes:
+    sighting, (rental, silent) = await asyncio.gather(
+        at.hosts.look(effect.host, workspace=state.workspace, epoch=effect.epoch),
+        _provider_view(at, effect.host),
+    )
+    event = without_copy(
+        state, effect, sighting=sighting, rental=rental, provider_silent=silent, now=at.now()
+    )
+    return (event,)
+
+
+async def _gone_for_good(at: Tools, host: Host) -> bool:
+    rental, silent = await _provider_view(at, host)
+    return host.provider != "ssh" and rental is None and not silent
 
 
 async def _provider_view(at: Tools, host: Host) -> tuple[Rental | None, str]:
@@ -157,7 +181,12 @@ async def switch_to_gpu(at: Tools, state: State, effect: SwitchToGpu) -> Outcome
             if lost := await found_lost(at, state, effect.standby):
                 return (lost,)
             raise
-    await _lead_to(at, state, effect.host, effect.epoch)
+    try:
+        await _lead_to(at, state, effect.host, effect.epoch)
+    except HostUnreachableError:
+        if only_on_the_gpu(state) and await _gone_for_good(at, effect.host):
+            return (halt_without_both(state),)
+        raise
     now = at.now()
     frozen_at = state.attempt.frozen_at or now
     return (

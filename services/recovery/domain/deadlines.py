@@ -11,7 +11,7 @@ from services.recovery.domain.decider import (
     refuse,
 )
 from services.recovery.domain.freshness import grown_stale
-from services.recovery.domain.mortality import recheck_over
+from services.recovery.domain.mortality import look_without_copy, recheck_over
 from services.recovery.domain.renewal import next_due
 from services.recovery.domain.state import Phase, State, Step
 from shared.events import Event
@@ -115,7 +115,10 @@ def _recheck_over(state: State, now: datetime) -> tuple[Event, ...]:
     suspicion = state.suspicion
     if suspicion is None or (suspicion.recheck_at is not None and now < suspicion.recheck_at):
         return ()
-    reason = failover_limitation(state, now=now)
+    if state.phase is Phase.HALTED:
+        return ()  # people were told already
+    look = look_without_copy(state)
+    reason = None if look else failover_limitation(state, now=now)
     if suspicion.recheck_at is None:
         # Either we are looking already, or something came in between that forbids it.
         return (refuse(state, now, reason),) if reason else ()

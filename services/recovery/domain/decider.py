@@ -148,11 +148,13 @@ def _is_the_last_standby_attempt(state: State, failed: ProvisionFailed) -> bool:
 
 def _gpu_suspected(state: State, now: datetime) -> tuple[Event, ...]:
     suspicion = state.suspicion
-    if suspicion is None or suspicion.recheck_at is not None:
+    if suspicion is None or suspicion.recheck_at is not None or state.phase is Phase.HALTED:
         return ()
+    if mortality.look_without_copy(state):
+        return ()  # ConfirmDeath is owed now
     if reason := failover_limitation(state, now=now):
         return (refuse(state, now, reason),)
-    return ()  # ConfirmDeath is owed now
+    return ()  # as above
 
 
 def refuse(state: State, now: datetime, reason: str) -> Event:
@@ -164,8 +166,15 @@ def refuse(state: State, now: datetime, reason: str) -> Event:
         machine=state.suspicion.machine,
         reason=reason,
         recheck_at=now + timedelta(seconds=wait),
-        hint=freshness.remedy(state) if freshness.staleness(state, now) else "",
+        hint=_remedy(state, now),
     )
+
+
+def _remedy(state: State, now: datetime) -> str:
+    """What a person may do where nothing changes by itself; empty where it does."""
+    if mortality.only_on_the_gpu(state):
+        return mortality.only_copy_hint(state, state.primary)
+    return freshness.remedy(state) if freshness.staleness(state, now) else ""
 
 
 def failover_limitation(

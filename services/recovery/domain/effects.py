@@ -87,11 +87,12 @@ class WatchCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmDeath:
-    """Look at the suspected primary ourselves."""
+    """Look at the suspected primary ourselves. ``alone``: nobody else has the data."""
 
     epoch: int
     host: Host
     suspicion: Suspicion
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,12 +87,15 @@ from shared.events.sync import (
 from shared.machines import MachineId, Role, WorkspaceName
 
 HALTS_FROM = {
+    Phase.SEEDING,
+    Phase.SYNCING,
     Phase.RECOVERING,
     Phase.ON_STANDBY,
     Phase.FAILING_OVER,
     Phase.FAILING_BACK,
     Phase.HALTED,  # for another reason
 }
+COPIED_FROM = {Phase.SEEDING, Phase.HALTED}
 
 
 def fold(workspace: WorkspaceName, events: Iterable[Event]) -> State:
@@ -356,5 +359,6 @@ def _synced(state: State, event: SyncCompleted) -> State:
         sealed=max(state.sealed, event.seal),
         held=False,
         accept_shrink=False,
-        phase=Phase.SYNCING if state.phase is Phase.SEEDING and from_gpu else state.phase,
+        # A GPU that was believed gone for good has come back with the data.
+        phase=Phase.SYNCING if state.phase in COPIED_FROM and from_gpu else state.phase,
     )

@@ -3,6 +3,7 @@
 from services.recovery.domain import mortality
 from services.recovery.domain.changing import replace
 from services.recovery.domain.condemned import abandoned, condemn
+from services.recovery.domain.halts import Halt
 from services.recovery.domain.state import Attempt, Condemned, End, Phase, Serving, State, Step
 from shared.events import Event
 from shared.events.recovery import (
@@ -86,8 +87,17 @@ def attempt_ended(state: State) -> State:
 
 def halted(state: State, event: RecoveryHalted) -> State:
     """People must act. Where the only copy is gone, what may still have the data is kept."""
+    if event.code == Halt.NO_DATA and state.step is Step.SWITCHING:
+        # It was to serve, and stays in its place: what else has the data?
+        state = replace(
+            state,
+            serving=Serving.GPU,
+            primary=state.attempt.host,
+            primary_ready=True,
+            resume_owed=True,
+        )
     ended = attempt_ended(state)
-    if mortality.data_at_risk(state):
+    if event.code == Halt.NO_DATA:
         copied = state.attempt.converged or state.attempt.round > 1
         kept = mortality.rescue_kept(ended, state.attempt.host if copied else None)
         ended = replace(ended, condemned=kept)

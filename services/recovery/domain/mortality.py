@@ -35,6 +35,9 @@ REVIVALS_MAX = 2
 
 
 NOTHING_LEFT = "the standby lost its disk while it held the only copy: nothing can be restored"
+BOTH_LOST = (
+    "the GPU does not exist at its provider, and the standby holds no copy: nothing can be restored"
+)
 
 
 # --- what is left ----------------------------------------------------------------------------
@@ -49,6 +52,26 @@ def data_at_risk(state: State) -> bool:
     """Whether the standby was all there was of the data, and holds none of it any more."""
     served = state.primary is None and state.step is not Step.SWITCHING
     return served and bool(state.newest) and not state.generation
+
+
+def only_on_the_gpu(state: State) -> bool:
+    """Whether a GPU has the data and the standby none: there is nothing to fail over to."""
+    has_it = state.phase in {Phase.SYNCING, Phase.SEEDING} or state.step is Step.SWITCHING
+    return has_it and not state.generation
+
+
+def look_without_copy(state: State) -> bool:
+    """Whether the suspected GPU is worth a look of our own although nothing could take over.
+
+    Only its provider can say that it is gone for good.
+    """
+    serves = only_on_the_gpu(state) and state.step is not Step.SWITCHING
+    return serves and state.suspicion is not None
+
+
+def nothing_to_restore(state: State) -> bool:
+    """Whether a recovery could only bring back an empty tree in place of data that was there."""
+    return data_at_risk(state) or (state.phase is Phase.HALTED and not state.generation)
 
 
 def on_demand_wanted(state: State) -> bool:
@@ -187,6 +210,11 @@ def _halt_without_data(state: State) -> Event:
     return halted(state, Halt.NO_DATA, NOTHING_LEFT, rescue_hint(state))
 
 
+def halt_without_both(state: State) -> Event:
+    """The GPU that had the data is gone for good, and nobody else has it."""
+    return halted(state, Halt.NO_DATA, BOTH_LOST, rescue_hint(state))
+
+
 def rescue_hint(state: State) -> str:
     """Where the data may still be, and how to get at it."""
     kept = [c for c in state.condemned if c.provider != "ssh" and c.end is End.STOP]
@@ -197,6 +225,20 @@ def rescue_hint(state: State) -> str:
         f"its disk is kept, stopped: {machines}. Start it at the provider, then fetch the data or "
         "go on there with: dumont workspace add NEWNAME --ssh root@ADDRESS:PORT"
     )
+
+
+def only_copy_hint(state: State, gpu: Host | None) -> str:
+    """What a person may do about a lost GPU that alone has the data."""
+    here = still_there(gpu) if gpu else "no machine is known"
+    kept = [c for c in state.condemned if c.role is Role.STANDBY and c.end is End.STOP]
+    old = "; an older copy is kept on " + ", ".join(c.machine for c in kept) if kept else ""
+    return f"{here}; once it answers again it is copied by itself{old}"
+
+
+def still_there(host: Host) -> str:
+    """Where the data is that no copy has, in words."""
+    named = host.provider_id or host.address
+    return f"{host.provider} {named} still has the data if it can be started"
 
 
 def recheck_over(state: State, now: datetime) -> bool:

@@ -6,7 +6,7 @@ whose outcome was never recorded.
 
 from enum import Enum
 
-from services.recovery.domain import renewal
+from services.recovery.domain import mortality, renewal
 from services.recovery.domain.effects import (
     AwaitGpu,
     ConfirmDeath,
@@ -109,12 +109,15 @@ def _primary(state: State) -> tuple[Effect, ...]:
     primary = state.primary
     if primary is None:
         return ()
-    if state.primary_adopted and not state.primary_ready:
+    if state.phase is Phase.SEEDING and not state.primary_ready:
         return (PrepareAdopted(host=primary, epoch=state.epoch),)
     suspicion = state.suspicion
-    if suspicion is not None and suspicion.recheck_at is None and _may_fail_over(state):
-        return (ConfirmDeath(epoch=state.epoch, host=primary, suspicion=suspicion),)
-    return ()
+    if suspicion is None or suspicion.recheck_at is not None:
+        return ()
+    alone = mortality.look_without_copy(state)
+    if not alone and not _may_fail_over(state):
+        return ()
+    return (ConfirmDeath(epoch=state.epoch, host=primary, suspicion=suspicion, alone=alone),)
 
 
 def _may_fail_over(state: State) -> bool:

@@ -191,7 +191,7 @@ def _known(
                     f"the workspace is {state.phase}: there is nothing to recover from now",
                     "see what it is doing with: dumont status",
                 )
-            if mortality.data_at_risk(state):
+            if mortality.nothing_to_restore(state):
                 reason = "the standby holds no generation: there is nothing to restore"
                 raise Refusal(reason, mortality.rescue_hint(state))
             asked = f"asked by {actor}"

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from services.recovery.domain.effects import ConfirmDeath
+from services.recovery.domain.mortality import halt_without_both, only_copy_hint, still_there
 from services.recovery.domain.state import State
 from services.recovery.domain.world import DEAD, Rental, RentalStatus, Sighting
 from shared.events import Event
@@ -38,25 +39,33 @@ def verdict(
                 state, look, f"{host.provider} says that the machine is {shown}", evidence
             )
     if sighting is Sighting.ANSWERS:
-        return FailoverRefused(
-            workspace=state.workspace,
-            epoch=state.epoch,
-            machine=host.id,
-            reason=f"the GPU answers us, although: {suspicion.reason}",
-        )
+        return _answers(state, look)
     if sighting is Sighting.SILENT and not provider_silent and not held:
         return _start(state, look, suspicion.reason, evidence)
     unknown = provider_silent or held or "our own certificate or network is in doubt"
-    # What lasts is looked at ever more rarely; the provider's own word is looked at when it comes.
-    pause = state.policy.health_interval * 2 ** min(suspicion.refusals, 16)
-    longest = max(state.policy.health_interval, RECHECK_SECONDS_MAX)
     return FailoverRefused(
         workspace=state.workspace,
         epoch=state.epoch,
         machine=host.id,
         reason=f"unknown is not dead: {unknown}",
-        recheck_at=now + timedelta(seconds=min(pause, longest)),
+        recheck_at=_next_look(state, look, now),
     )
+
+
+def _answers(state: State, look: ConfirmDeath) -> Event:
+    return FailoverRefused(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        machine=look.host.id,
+        reason=f"the GPU answers us, although: {look.suspicion.reason}",
+    )
+
+
+def _next_look(state: State, look: ConfirmDeath, now: datetime) -> datetime:
+    """What lasts is looked at ever more rarely; the provider's own word when it comes."""
+    pause = state.policy.health_interval * 2 ** min(look.suspicion.refusals, 16)
+    longest = max(state.policy.health_interval, RECHECK_SECONDS_MAX)
+    return now + timedelta(seconds=min(pause, longest))
 
 
 def rests_on_silence(
@@ -80,6 +89,35 @@ def _start(state: State, look: ConfirmDeath, reason: str, evidence: tuple[str, .
     )
 
 
+def without_copy(
+    state: State,
+    look: ConfirmDeath,
+    *,
+    sighting: Sighting,
+    rental: Rental | None,
+    provider_silent: str,
+    now: datetime,
+) -> Event:
+    """A GPU that alone has the data seems dead: halt if it is gone for good, else wait for it."""
+    host = look.host
+    if sighting is Sighting.ANSWERS:
+        return _answers(state, look)
+    if rental is None and not provider_silent and host.provider != "ssh":
+        return halt_without_both(state)
+    shown = provider_silent or (
+        f"{host.provider} says: {rental.shown}" if rental else str(sighting)
+    )
+    return FailoverRefused(
+        workspace=state.workspace,
+        epoch=state.epoch,
+        machine=host.id,
+        reason=f"the GPU does not answer ({shown}), and the standby holds no sealed generation: "
+        "it is waited for",
+        recheck_at=_next_look(state, look, now),
+        hint=only_copy_hint(state, host),
+    )
+
+
 def without_standby(state: State, look: ConfirmDeath, *, now: datetime) -> Event:
     """The primary is dead by our own look, and so seems the standby: a failover leads nowhere."""
     return FailoverRefused(
@@ -89,6 +127,5 @@ def without_standby(state: State, look: ConfirmDeath, *, now: datetime) -> Event
         reason="the GPU is dead, and the standby does not answer us either: there is nothing to "
         "fail over to",
         recheck_at=now + timedelta(seconds=state.policy.health_interval),
-        hint=f"the standby is looked after by itself; {look.host.provider} "
-        f"{look.host.provider_id or look.host.address} still has the data if it can be started",
+        hint=f"the standby is looked after by itself; {still_there(look.host)}",
     )

@@ -318,8 +318,9 @@ def test_an_adopted_gpu_is_the_source_and_is_never_destroyed() -> None:
     story.tell(StandbyProvisioned(workspace=WS, epoch=0, attempt=1, host=STANDBY))
     story.tell(GpuReady(workspace=WS, epoch=0, attempt=0, host=adopted, restore_deadline=START))
     assert mode(story) is SyncMode.MIRROR
-    (refused,) = story.suspect(adopted)
-    assert isinstance(refused, FailoverRefused)
+    story.suspect(adopted)
+    (look,) = [e for e in pending(story.state) if isinstance(e, effects.ConfirmDeath)]
+    assert look.alone, "nobody else has the data: there is nothing to fail over to"
     story.sync(adopted)
     assert story.phase() is Phase.SYNCING
     story.ask("remove")

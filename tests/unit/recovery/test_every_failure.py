@@ -20,6 +20,7 @@ from services.recovery.domain.deadlines import due
 from services.recovery.domain.effects import Effect, RenewHost, SendNotice
 from services.recovery.domain.evolution import HALTS_FROM
 from services.recovery.domain.freshness import staleness
+from services.recovery.domain.mortality import only_on_the_gpu
 from services.recovery.domain.obligations import pending
 from services.recovery.domain.state import Phase, Serving, State, Step
 from services.recovery.domain.world import RentalStatus
@@ -283,29 +284,24 @@ def test_a_failure_of_an_older_epoch_is_history(situation: Situation) -> None:
         assert not [e for e in told if not isinstance(e, RequestRefused)], short(event)
 
 
-def data_is_gone(play: Play) -> bool:
-    """No generation is left, nor the GPU that held the data: nothing brings it back by itself."""
-    state = play.state
-    begun = state.epoch > 0 or state.serving is Serving.GPU
-    holder = state.attempt.host if state.step is Step.SWITCHING else state.primary
-    copies = any(vm.holds for vm in play.machines.values()) or state.standby.own is not None
-    return begun and not play.runs(holder) and not copies
-
-
 def waits_for_a_person(play: Play) -> bool:
-    """The GPU is dead and the copy too old: people were told, and decide what is worse."""
+    """The GPU stands still and the copy is too old, or there is none: people were told."""
     state = play.state
     refused = state.suspicion.refused if state.suspicion else ""
     told = (
         any(n.severity == "critical" for n in state.notices) or "NoticeSent" in play.story.names()
     )
-    return bool(refused) and told and staleness(state, play.story.now) is not None
+    stopped = state.primary is not None and state.primary.provider_id in play.machines
+    if state.phase is Phase.SEEDING and stopped and not state.primary_ready:
+        return True  # it is tried on without end; people are told after some tries
+    alone = only_on_the_gpu(state) and stopped
+    return bool(refused) and told and (alone or staleness(state, play.story.now) is not None)
 
 
 def at_peace(play: Play) -> bool:
     """Protected on one GPU with nothing else billed, or at rest for a reason."""
     state = play.state
-    if data_is_gone(play) or waits_for_a_person(play):
+    if waits_for_a_person(play):
         return True
     placed = {host.provider_id for host in (state.primary, state.adopted) if host}
     if any(not c.seen for c in state.condemned) or set(play.billed_gpus()) - placed:

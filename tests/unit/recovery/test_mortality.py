@@ -5,11 +5,12 @@ from datetime import timedelta
 
 import pytest
 
-from services.recovery.domain import effects
+from services.recovery.domain import effects, mortality
 from services.recovery.domain.obligations import endpoint, pending
 from services.recovery.domain.state import End, Phase, Serving, State, Step
 from services.recovery.domain.sweep import zombie
-from services.recovery.domain.world import Rental, RentalStatus
+from services.recovery.domain.verdict import without_copy
+from services.recovery.domain.world import Rental, RentalStatus, Sighting
 from shared.events import Event
 from shared.events.health import HealthRestored
 from shared.events.recovery import (
@@ -112,6 +113,11 @@ def owed(state: State) -> set[type]:
     return {type(effect) for effect in pending(state)} - {effects.SendNotice}
 
 
+def looks(state: State) -> list[bool]:
+    """The looks owed at the primary, and whether it alone has the data."""
+    return [e.alone for e in pending(state) if isinstance(e, effects.ConfirmDeath)]
+
+
 # --- health's word is a hint
 
 
@@ -195,12 +201,82 @@ def test_a_standby_that_is_gone_is_made_anew_and_never_promoted_while_it_is_empt
     (provision,) = [e for e in pending(story.state) if isinstance(e, effects.ProvisionStandby)]
     assert (provision.label, provision.revive) == ("dumont-train-standby-2", None)
     restore(story, "")
-    (refused,) = story.suspect(gpu)
-    assert isinstance(refused, FailoverRefused)
-    assert "no sealed generation" in refused.reason
+    story.suspect(gpu)
+    assert looks(story.state) == [True], "it may be gone for good; but no failover"
     story.sync(gpu)
-    story.wait(11)
-    assert effects.ConfirmDeath in owed(story.state)
+    assert looks(story.state) == [False]
+
+
+def test_a_gpu_that_is_gone_while_the_standby_is_empty_halts_and_names_the_kept_disk() -> None:
+    async def tale(world: World) -> None:
+        await protected(world)
+        primary = world.state().primary
+        assert primary is not None
+        world.gce.no_room = 5
+        world.log.upon["StandbyRestored"] = world.vast.machines.clear
+        world.threshold(world.preempt(), Role.STANDBY)
+        await world.life(lambda _: "StandbyRestored" in world.timeline())
+        world.threshold(primary, Role.GPU, "the machine does not exist any more")
+        await world.life(lambda s: s.phase is Phase.HALTED)
+        await world.quiet(600)
+
+    world = played(tale)
+    (halted,) = recorded(world, RecoveryHalted)
+    assert isinstance(halted, RecoveryHalted)
+    assert halted.code == "no-data"
+    assert "dumont-train-standby-1" in halted.hint
+    assert world.gce.machines["dumont-train-standby-1"].rental.status is RentalStatus.STOPPED
+    assert world.vast.created == ["dumont-train-e0-a1"], "no GPU is rented for an empty tree"
+    assert ("critical", f"recovery halted: {halted.reason}") in world.notices.told
+
+
+@fault(75)
+def test_a_stopped_gpu_that_alone_has_the_data_is_waited_for_and_people_are_told() -> None:
+    story = Story()
+    gpu = story.syncing()
+    lose(story, gone=True)
+    restore(story, "")
+    story.suspect(gpu)
+    (look,) = [e for e in pending(story.state) if isinstance(e, effects.ConfirmDeath)]
+    stopped = Rental(
+        label=gpu.id,
+        provider="vast",
+        provider_id=gpu.provider_id,
+        status=RentalStatus.STOPPED,
+        address=None,
+        port=None,
+        price_per_hour=0.2,
+    )
+    refused = without_copy(
+        story.state,
+        look,
+        sighting=Sighting.SILENT,
+        rental=stopped,
+        provider_silent="",
+        now=story.now,
+    )
+    story.tell(refused)
+    assert story.phase() is Phase.SYNCING
+    assert story.state.notices[-1].severity == "critical"
+    assert f"vast {gpu.provider_id}" in story.state.notices[-1].hint
+    story.wait(61)
+    assert looks(story.state) == [True], "it is looked at again"
+
+
+@fault(75)
+def test_a_gpu_that_was_believed_gone_and_comes_back_with_the_data_is_mirrored_again() -> None:
+    story = Story()
+    gpu = story.syncing()
+    lose(story, gone=True)
+    restore(story, "")
+    story.suspect(gpu)
+    story.tell(mortality.halt_without_both(story.state))
+    assert story.phase() is Phase.HALTED
+    (refused,) = story.ask("recover")
+    assert isinstance(refused, RequestRefused)
+    story.sync(gpu)
+    assert story.phase() is Phase.SYNCING
+    assert gpu.provider_id not in {c.provider_id for c in story.state.condemned}
 
 
 @fault(73)
