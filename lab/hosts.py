@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 LOGIN_SECONDS = 5.0
 FIRST_PASS_SECONDS = 90.0
+WATCH_SECONDS = 300.0
+"""About so often something changes on a GPU, on top of what people are seen to write."""
 BYTES = 1_000_000
 GENERATIONS_KEPT = 20
 
@@ -241,6 +243,17 @@ class LabPlane:
             return machine.disk.tree
 
         return await self._copy(assignment, source, str(primary.id))
+
+    async def follow(self, assignment: Assignment, on_change: Callable[[], None]) -> None:
+        """People write now and then; the watch hears of it until one of the hosts is gone."""
+        primary, standby = assignment.primary, assignment.standby
+        assert primary is not None and standby is not None
+        while True:
+            self._standby(standby)
+            if self._grounds.reached(primary, by_controller=False) is None:
+                raise DataPlaneError("source-unreachable", "the source does not answer")
+            on_change()
+            await asyncio.sleep(self._seconds(WATCH_SECONDS))
 
     async def seal(self, assignment: Assignment) -> Sealed:
         standby = assignment.standby

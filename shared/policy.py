@@ -27,6 +27,8 @@ class Policy:
     """
 
     sync_interval: float = 30.0
+    watch: bool = True
+    """Hear of changes on the GPU, and copy them within seconds rather than at the interval."""
     health_interval: float = 10.0
     probe_timeout: float = 5.0
     failover_threshold: int = 3

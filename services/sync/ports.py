@@ -90,6 +90,13 @@ class DataPlane(Protocol):
         """Seal the tree that people work on. Raises DataPlaneError and its kinds."""
         ...
 
+    async def follow(self, assignment: Assignment, on_change: Callable[[], None]) -> None:
+        """Call ``on_change`` when the watch begins and whenever something changes on the primary.
+
+        Ends only with an error: DataPlaneError and its kinds.
+        """
+        ...
+
     async def push(
         self,
         assignment: Assignment,

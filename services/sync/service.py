@@ -9,7 +9,8 @@ not from what was asked of it: an answer that got lost is made up for by the nex
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 from uuid import UUID, uuid5
 
 import structlog
@@ -164,10 +165,18 @@ class Workspace:
         now = self._steady()
         for job in mirror.due(self._assignment, self._done, now):
             if job.lane not in self._running:
-                work = self._push(job) if job.kind is Kind.PUSH else self._copy(job)
-                task = asyncio.create_task(work)
+                task = asyncio.create_task(self._work(job))
                 task.add_done_callback(lambda _: self._wake.set())
                 self._running[job.lane] = (job, task)
+
+    def _work(self, job: Job) -> Coroutine[Any, Any, None]:
+        match job.kind:
+            case Kind.PUSH:
+                return self._push(job)
+            case Kind.FOLLOW:
+                return self._follow()
+            case _:
+                return self._copy(job)
 
     async def _wait(self) -> None:
         """Until something happened, or the next job is due."""
@@ -181,6 +190,7 @@ class Workspace:
 
     async def _copy(self, job: Job) -> None:
         assignment, began = self._assignment, self._steady()
+        self._done = mirror.copy_begun(self._done, began)
         try:
             if job.kind is Kind.PULL:
                 sealed = await self._plane.pull(assignment)
@@ -201,20 +211,38 @@ class Workspace:
             seconds=sealed.seconds,
             taken_at=sealed.taken_at.isoformat(),
         )
-        if mirror.to_report(self._done, job, sealed.generation):
+        now, interval = self._steady(), assignment.policy.sync_interval
+        if mirror.to_report(self._done, job, sealed.generation, interval=interval, now=now):
             await self._report(job, assignment, sealed)
-            self._done = mirror.told(self._done, self._steady())
-        elif mirror.to_confirm(assignment, self._done, self._steady()):
+            self._done = mirror.told(self._done, sealed.generation, self._steady())
+        elif mirror.to_confirm(assignment, self._done, now):
             await self._confirm(job, assignment, sealed)
-            self._done = mirror.told(self._done, self._steady())
+            self._done = mirror.told(self._done, sealed.generation, self._steady())
         self._done = mirror.copied(
             self._done,
             job,
             Newest(generation=sealed.generation, bytes=sealed.bytes),
-            interval=assignment.policy.sync_interval,
+            interval=interval,
             began=began,
             now=self._steady(),
         )
+
+    async def _follow(self) -> None:
+        """Hear of changes on the GPU for as long as that goes well."""
+        assignment, heard = self._assignment, False
+
+        def on_change() -> None:
+            nonlocal heard
+            heard = True
+            self._done = mirror.noticed(self._done, self._steady())
+            self._wake.set()
+
+        try:
+            await self._plane.follow(assignment, on_change)
+        except DataPlaneError as error:
+            reason = error.reason
+            log.info("no watch", workspace=assignment.workspace, code=error.code, reason=reason)
+        self._done = mirror.follow_ended(self._done, self._steady(), heard=heard)
 
     async def _report(self, job: Job, assignment: Assignment, sealed: Sealed) -> None:
         fact = (

@@ -26,6 +26,8 @@ MARGIN_SECONDS = 60.0
 """What a job may take beyond its transfer: hashing, flushing, the copy for a promotion."""
 
 KEYPAIR_SECONDS = 10.0
+FOLLOW_SECONDS = 86_400.0
+"""A watch is begun anew once a day, and under each new certificate."""
 
 CERTIFICATE_OVER = "certificate-over"
 SPENT_SECONDS = 1.0
@@ -69,6 +71,24 @@ class StandbyDataPlane:
             )
 
         return _sealed(await self._under_each_certificate(attempt, timeout))
+
+    async def follow(self, assignment: Assignment, on_change: Callable[[], None]) -> None:
+        """Call ``on_change`` when the watch begins and whenever something changes there."""
+        primary = assignment.primary
+        assert primary is not None
+        request = {"source": _peer(primary, assignment.path)}
+
+        async def attempt(left: float) -> dict[str, Any]:
+            return await self._with_key(
+                assignment,
+                Verb.FOLLOW,
+                CertificateRole.READ,
+                request,
+                timeout=left,
+                on_line=lambda _: on_change(),
+            )
+
+        await self._under_each_certificate(attempt, FOLLOW_SECONDS)
 
     async def seal(self, assignment: Assignment) -> Sealed:
         """Seal the tree that people work on."""

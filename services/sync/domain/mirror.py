@@ -1,9 +1,10 @@
 """Which job of a workspace is due: from its assignment and what was done so far.
 
-A workspace has two lanes. COPY brings data into the store (a pull from the GPU, or a seal of the
-tree that people work on), RESTORE sends a generation to a candidate. One job a lane at a time;
-the lanes do not wait for each other, except that a pass of a restore sends what the assignment
-asked to be sealed first.
+A workspace has three lanes. COPY brings data into the store (a pull from the GPU, or a seal of the
+tree that people work on), RESTORE sends a generation to a candidate, WATCH hears from the GPU that
+something changed there, which makes the next copy sooner. One job a lane at a time; the lanes do
+not wait for each other, except that a pass of a restore sends what the assignment asked to be
+sealed first.
 
 Times are seconds of a steady clock. Nothing here knows how a job is done.
 """
@@ -29,11 +30,24 @@ CONFIRMATIONS = 3
 """So often an unchanged copy is said to be fresh within the age that the policy allows."""
 
 
+SETTLE_SECONDS = 0.2
+"""What is written together is copied together."""
+
+PAUSE_SECONDS_MIN = 1.0
+PAUSE_SHARE = 4.0
+"""Between the begins of two copies of what was noticed: so many times what the last one took, so
+that a tree that is costly to look through is not looked through all the time."""
+
+FOLLOW_PAUSE_FIRST, FOLLOW_PAUSE_MAX = 5.0, 300.0
+"""Before a watch that ended is begun again; while there is none the interval alone holds."""
+
+
 class Lane(StrEnum):
     """Jobs of one lane come one after the other."""
 
     COPY = "copy"
     RESTORE = "restore"
+    WATCH = "watch"
 
 
 class Kind(StrEnum):
@@ -42,6 +56,15 @@ class Kind(StrEnum):
     PULL = "pull"
     SEAL = "seal"
     PUSH = "push"
+    FOLLOW = "follow"
+
+
+_LANES = {
+    Kind.PULL: Lane.COPY,
+    Kind.SEAL: Lane.COPY,
+    Kind.PUSH: Lane.RESTORE,
+    Kind.FOLLOW: Lane.WATCH,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +86,7 @@ class Job:
 
     @property
     def lane(self) -> Lane:
-        return Lane.RESTORE if self.kind is Kind.PUSH else Lane.COPY
+        return _LANES[self.kind]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +102,21 @@ class Done:
     """What was done for a workspace, since the source of its data last changed.
 
     ``seal`` is the newest asked seal that a finished copy covers; it starts below any that can be
-    asked for, so that the first copy from each source is always reported; ``told_at`` is when a
-    copy was last told of. ``failures`` counts copies in a row that failed in the same way,
-    ``failure`` is the code of the last one.
+    asked for, so that the first copy from each source is always reported; ``told`` is the
+    generation that was last told of, at ``told_at``. ``noticed_at`` is when the GPU first told of a
+    change since the last copy began, at ``copy_began``; it took ``copy_took``. ``failures`` counts
+    copies in a row that failed in the same way, ``failure`` is the code of the last one.
     """
 
     newest: Newest | None = None
     seal: int = -1
+    told: str = ""
     told_at: float = 0.0
+    noticed_at: float | None = None
+    copy_began: float = 0.0
+    copy_took: float = 0.0
+    follow_at: float = 0.0
+    follow_failures: int = 0
     final_sealed: bool = False
     copy_at: float = 0.0
     failures: int = 0
@@ -97,7 +127,11 @@ class Done:
 
 def due(assignment: Assignment, done: Done, now: float) -> tuple[Job, ...]:
     """The jobs to begin now, at most one a lane."""
-    jobs = (_copy_due(assignment, done, now), _push_due(assignment, done, now))
+    jobs = (
+        _copy_due(assignment, done, now),
+        _push_due(assignment, done, now),
+        _follow_due(assignment, done, now),
+    )
     return tuple(job for job in jobs if job is not None)
 
 
@@ -105,7 +139,9 @@ def next_at(assignment: Assignment, done: Done, now: float) -> float | None:
     """When a job may be due that is not due at ``now``, unless something happens before."""
     times = []
     if _copy_job(assignment) is not None:
-        times.append(done.copy_at)
+        times.append(_copy_at(done))
+    if _follow_job(assignment) is not None:
+        times.append(done.follow_at)
     if _push_job(assignment) is not None:
         times.append(done.push_at)
     return min((at for at in times if at > now), default=None)
@@ -144,7 +180,29 @@ def _copy_due(assignment: Assignment, done: Done, now: float) -> Job | None:
     if job is None or (job.final and done.final_sealed):
         return None
     asked = (job.final or job.seal > done.seal) and not done.failures
-    return job if asked or now >= done.copy_at else None
+    return job if asked or now >= _copy_at(done) else None
+
+
+def _copy_at(done: Done) -> float:
+    """When the next copy is due by itself: at the interval, or soon after a change was noticed."""
+    if done.noticed_at is None or done.failures:
+        return done.copy_at
+    pause = max(PAUSE_SECONDS_MIN, PAUSE_SHARE * done.copy_took)
+    return min(done.copy_at, max(done.noticed_at + SETTLE_SECONDS, done.copy_began + pause))
+
+
+def _follow_job(assignment: Assignment) -> Job | None:
+    primary, standby = assignment.primary, assignment.standby
+    mirrors = assignment.mode is SyncMode.MIRROR and not assignment.removed
+    if not mirrors or primary is None or standby is None or not assignment.policy.watch:
+        return None
+    return Job(kind=Kind.FOLLOW, epoch=assignment.epoch, standby=standby.id, machine=primary.id)
+
+
+def _follow_due(assignment: Assignment, done: Done, now: float) -> Job | None:
+    """Once there is a first copy: before that everything is new."""
+    job = _follow_job(assignment)
+    return job if done.newest is not None and now >= done.follow_at else None
 
 
 def _push_job(assignment: Assignment) -> Job | None:
@@ -181,6 +239,8 @@ def still_wanted(job: Job, assignment: Assignment) -> bool:
     """
     if job.kind is Kind.PUSH:
         return _push_job(assignment) == job
+    if job.kind is Kind.FOLLOW:
+        return _follow_job(assignment) == job
     wanted = _copy_job(assignment)
     return wanted is not None and replace(wanted, seal=job.seal) == job
 
@@ -209,6 +269,26 @@ def _origin(assignment: Assignment) -> tuple[object, ...]:
 # --- outcomes --------------------------------------------------------------------------------
 
 
+def copy_begun(done: Done, now: float) -> Done:
+    """A copy begins: what changes from here on is for the next one."""
+    return replace(done, noticed_at=None, copy_began=now)
+
+
+def noticed(done: Done, now: float) -> Done:
+    """The GPU told of a change."""
+    return replace(done, noticed_at=now) if done.noticed_at is None else done
+
+
+def follow_ended(done: Done, now: float, *, heard: bool) -> Done:
+    """A watch ended: what changes until the next one listens is looked for once.
+
+    ``heard``: it had begun at all.
+    """
+    failures = 0 if heard else done.follow_failures + 1
+    pause = min(FOLLOW_PAUSE_FIRST * 2.0 ** min(failures, 16), FOLLOW_PAUSE_MAX)
+    return noticed(replace(done, follow_at=now + pause, follow_failures=failures), now)
+
+
 def copied(
     done: Done, job: Job, newest: Newest, *, interval: float, began: float, now: float
 ) -> Done:
@@ -219,14 +299,15 @@ def copied(
         seal=max(done.seal, job.seal),
         final_sealed=done.final_sealed or job.final,
         copy_at=max(began + interval, now),
+        copy_took=now - began,
         failures=0,
         failure="",
     )
 
 
-def told(done: Done, now: float) -> Done:
-    """It was said what the newest generation is."""
-    return replace(done, told_at=now)
+def told(done: Done, generation: str, now: float) -> Done:
+    """It was said that this is the newest generation."""
+    return replace(done, told=generation, told_at=now)
 
 
 def to_confirm(assignment: Assignment, done: Done, now: float) -> bool:
@@ -239,13 +320,14 @@ def to_confirm(assignment: Assignment, done: Done, now: float) -> bool:
     return mirrors and now - done.told_at >= pause
 
 
-def to_report(done: Done, job: Job, generation: str) -> bool:
+def to_report(done: Done, job: Job, generation: str, *, interval: float, now: float) -> bool:
     """Whether a finished copy is news: a generation not told of yet, or one that was asked for.
 
-    Asked of ``done`` as it was before the copy.
+    What changes all the time is copied all the time, and told of once an interval. Asked of
+    ``done`` as it was before the copy.
     """
-    told = done.newest.generation if done.newest else None
-    return generation != told or job.seal > done.seal
+    first = not done.told or now - done.told_at >= interval
+    return (generation != done.told and first) or job.seal > done.seal
 
 
 def copy_failed(done: Done, job: Job, code: str, *, interval: float, now: float) -> Done:

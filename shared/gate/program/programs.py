@@ -23,6 +23,8 @@ from .refusals import ClientGoneError, Refusal
 GRACE_SECONDS = 2.0
 LEASE_LOOK_SECONDS = 1.0
 STDERR_BYTES_MAX = 16 << 10
+OUTPUT_BYTES_MAX = 64 << 10
+"""What is kept of an output that somebody follows: its end has the totals."""
 
 
 class Finished(NamedTuple):
@@ -104,7 +106,10 @@ def follow(
     request: bytes,
     on_output: Callable[[bytes], None] | None,
 ) -> Finished:
-    """Collect a job's output until it ends, the time is up or nobody waits any more."""
+    """Collect a job's output until it ends, the time is up or nobody waits any more.
+
+    All of it is kept, unless ``on_output`` takes it as it comes: then the end of it is.
+    """
     assert job.stdin and job.stdout and job.stderr
     with contextlib.suppress(BrokenPipeError):
         job.stdin.write(request)
@@ -124,6 +129,7 @@ def follow(
                     del err[:-STDERR_BYTES_MAX]
                 elif on_output:
                     on_output(chunk)
+                    del out[:-OUTPUT_BYTES_MAX]
             if client_is_gone():
                 raise ClientGoneError
             if time.monotonic() > deadline:

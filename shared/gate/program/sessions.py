@@ -23,6 +23,7 @@ VERBS: dict[tuple[str, str], dict[str, str]] = {
         "look": LOOK,
         "keypair": "keys:keypair",
         "pull": "copying:pull",
+        "follow": "following:follow",
         "seal": "copying:seal_live",
         "push": "pushing:push",
         "generations": "generations:list_generations",
@@ -34,7 +35,7 @@ VERBS: dict[tuple[str, str], dict[str, str]] = {
         "thaw": "freezing:thaw",
     },
     ("gpu", "probe"): {"look": LOOK},
-    ("gpu", "read"): {"look": LOOK},
+    ("gpu", "read"): {"look": LOOK, "watch": "watching:watch"},
     ("gpu", "write"): {
         "look": LOOK,
         "restore-begin": "restoring:restore_begin",

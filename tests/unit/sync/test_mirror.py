@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from services.sync.domain import mirror
 from services.sync.domain.mirror import Done, Job, Kind, Newest
 from shared.assignments import Assignment, SyncMode
+from shared.policy import Policy
 from tests.unit.sync.workspace import CANDIDATE, GPU, STANDBY, assignment
 
 INTERVAL = 30.0
@@ -59,15 +60,59 @@ class TestAMirror:
 
     def test_says_now_and_then_that_an_unchanged_copy_is_still_fresh(self) -> None:
         order = assignment(SyncMode.MIRROR)
-        done = mirror.told(sealed(Done(), order), 0.0)
+        done = mirror.told(sealed(Done(), order), "g1", 0.0)
         within = order.policy.generation_age_max
         assert not mirror.to_confirm(order, done, 60.0)
         assert mirror.to_confirm(order, done, within / 2), "long before it would count as stale"
-        assert not mirror.to_confirm(order, mirror.told(done, within / 2), within / 2 + 60.0)
+        assert not mirror.to_confirm(order, mirror.told(done, "g1", within / 2), within / 2 + 60.0)
 
     def test_has_nothing_to_confirm_while_the_standby_serves(self) -> None:
         order = assignment(SyncMode.SERVE)
         assert not mirror.to_confirm(order, sealed(Done(), order), 1e6)
+
+
+class TestAWatch:
+    ORDER = replace(assignment(SyncMode.MIRROR), policy=Policy(sync_interval=INTERVAL, watch=True))
+
+    def test_begins_with_the_first_copy_and_not_while_the_standby_serves(self) -> None:
+        assert kinds(mirror.due(self.ORDER, Done(), 0.0)) == {Kind.PULL}
+        done = sealed(Done(), self.ORDER)
+        assert kinds(mirror.due(self.ORDER, done, 0.0)) == {Kind.FOLLOW}
+        serving = replace(self.ORDER, mode=SyncMode.SERVE)
+        assert kinds(mirror.due(serving, done, 0.0)) == set()
+
+    def test_makes_the_next_copy_soon_and_the_one_after_that_not_too_soon(self) -> None:
+        done = mirror.noticed(sealed(Done(), self.ORDER), 10.0)
+        assert Kind.PULL not in kinds(mirror.due(self.ORDER, done, 10.1))
+        assert Kind.PULL in kinds(mirror.due(self.ORDER, done, 10.2))
+        done = mirror.noticed(mirror.copy_begun(done, 10.2), 10.3)
+        job = Job(kind=Kind.PULL, epoch=1, standby=STANDBY.id, machine=GPU.id)
+        done = mirror.copied(
+            done, job, Newest(generation="g2", bytes=1), interval=INTERVAL, began=10.2, now=11.2
+        )
+        assert Kind.PULL not in kinds(mirror.due(self.ORDER, done, 14.1)), "it took a second"
+        assert Kind.PULL in kinds(mirror.due(self.ORDER, done, 14.2)), "what came meanwhile"
+
+    def test_does_not_hurry_a_copy_that_fails(self) -> None:
+        done = sealed(Done(), self.ORDER)
+        job = Job(kind=Kind.PULL, epoch=1, standby=STANDBY.id, machine=GPU.id)
+        done = mirror.copy_failed(done, job, "timeout", interval=INTERVAL, now=40.0)
+        done = mirror.noticed(done, 41.0)
+        assert Kind.PULL not in kinds(mirror.due(self.ORDER, done, 69.9))
+
+    def test_that_ended_is_begun_again_after_growing_pauses(self) -> None:
+        done = sealed(Done(), self.ORDER)
+        for pause in (10.0, 20.0, 40.0):
+            done = mirror.follow_ended(done, 0.0, heard=False)
+            assert done.follow_at == pause
+        assert mirror.follow_ended(done, 0.0, heard=True).follow_at == 5.0
+        for _ in range(30):
+            done = mirror.follow_ended(done, 0.0, heard=False)
+        assert done.follow_at == 300.0
+
+    def test_that_ended_has_what_was_missed_looked_for(self) -> None:
+        done = mirror.follow_ended(sealed(Done(), self.ORDER), 10.0, heard=True)
+        assert Kind.PULL in kinds(mirror.due(self.ORDER, done, 10.2))
 
 
 class TestAStandbyThatServes:
@@ -173,15 +218,25 @@ class TestWhatIsReported:
         next_epoch = replace(order, epoch=2)
         done = mirror.adopt(done, order, next_epoch)
         (job,) = mirror.due(next_epoch, done, 0.0)
-        assert mirror.to_report(done, job, "g9")
+        assert mirror.to_report(done, job, "g9", interval=INTERVAL, now=0.0)
 
     def test_is_a_new_generation_or_one_that_was_asked_for(self) -> None:
         order = assignment(SyncMode.SERVE)
-        done = sealed(Done(), order, generation="g1")
+        done = mirror.told(sealed(Done(), order, generation="g1"), "g1", 0.0)
         (job,) = mirror.due(order, done, INTERVAL)
-        assert not mirror.to_report(done, job, "g1")
-        assert mirror.to_report(done, job, "g2")
-        assert mirror.to_report(done, replace(job, seal=1), "g1")
+        now = INTERVAL
+        assert not mirror.to_report(done, job, "g1", interval=INTERVAL, now=now)
+        assert mirror.to_report(done, job, "g2", interval=INTERVAL, now=now)
+        assert mirror.to_report(done, replace(job, seal=1), "g1", interval=INTERVAL, now=now)
+
+    def test_is_told_once_an_interval_however_often_it_changes(self) -> None:
+        order = assignment(SyncMode.MIRROR)
+        done = mirror.told(sealed(Done(), order, generation="g1"), "g1", 0.0)
+        job = Job(kind=Kind.PULL, epoch=1, standby=STANDBY.id, machine=GPU.id)
+        assert not mirror.to_report(done, job, "g2", interval=INTERVAL, now=2.0)
+        done = replace(done, newest=Newest(generation="g2", bytes=1))
+        assert mirror.to_report(done, job, "g2", interval=INTERVAL, now=INTERVAL)
+        assert mirror.to_report(done, replace(job, seal=1), "g2", interval=INTERVAL, now=2.0)
 
     def test_is_a_failure_at_first_and_now_and_then(self) -> None:
         order = assignment(SyncMode.MIRROR)

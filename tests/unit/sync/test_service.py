@@ -36,6 +36,7 @@ from shared.events.sync import (
     SyncCompleted,
     SyncFailed,
 )
+from shared.policy import Policy
 from shared.subjects import STREAM_INBOX
 from tests.support import virtual_time
 from tests.support.faults import fault
@@ -55,6 +56,22 @@ class PaperStandby:
     begun: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     running: int = 0
+    watchable: bool = True
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def follow(self, order: Assignment, on_change: Callable[[], None]) -> None:
+        async with self._job(f"follow e{order.epoch}"):
+            if not self.watchable:
+                raise DataPlaneError("watch-limit", "too many directories")
+            while True:
+                on_change()
+                await self.changed.wait()
+                self.changed.clear()
+
+    def write(self) -> None:
+        """Something changes on the GPU."""
+        self.written += 1
+        self.changed.set()
 
     async def pull(self, order: Assignment) -> Sealed:
         return await self._seal(f"pull e{order.epoch}", order)
@@ -169,6 +186,61 @@ async def scene(standby: PaperStandby | None = None, **settings: Any) -> AsyncIt
         with suppress(asyncio.CancelledError):
             await task
         assert plane.running == 0
+
+
+WATCHED = assignment(SyncMode.MIRROR, policy=Policy(sync_interval=30.0, watch=True))
+
+
+class TestAWatch:
+    def test_brings_a_change_into_the_copy_within_seconds(self) -> None:
+        async def main() -> None:
+            async with scene(PaperStandby(seconds=0.1)) as stage:
+                await stage.assign(WATCHED)
+                await asyncio.sleep(100)
+                stage.standby.write()
+                await asyncio.sleep(1.0)
+                assert stage.standby.sealed == stage.standby.written
+
+        virtual_time.run(main())
+
+    def test_has_all_changes_copied_and_the_log_told_once_an_interval(self) -> None:
+        async def main() -> None:
+            async with scene(PaperStandby(seconds=0.1)) as stage:
+                await stage.assign(WATCHED)
+                for _ in range(300):
+                    await asyncio.sleep(1.0)
+                    stage.standby.write()
+                await asyncio.sleep(60.0)
+                assert stage.standby.ended.count("pull e1") > 200
+                assert 8 <= len(stage.said(SyncCompleted)) <= 13
+                newest = stage.said(SyncCompleted)[-1].generation
+                assert newest == f"g{stage.standby.written}", "the last one is told of too"
+
+        virtual_time.run(main())
+
+    def test_ends_with_the_epoch_that_it_was_for(self) -> None:
+        async def main() -> None:
+            async with scene() as stage:
+                await stage.assign(WATCHED)
+                await asyncio.sleep(10)
+                assert stage.standby.begun.count("follow e1") == 1
+                await stage.assign(replace(WATCHED, epoch=2, position=11, mode=SyncMode.SERVE))
+                await asyncio.sleep(10)
+                assert stage.standby.running == 0
+
+        virtual_time.run(main())
+
+    def test_that_cannot_be_had_leaves_the_copies_at_the_interval(self) -> None:
+        async def main() -> None:
+            standby = PaperStandby(watchable=False)
+            async with scene(standby) as stage:
+                await stage.assign(WATCHED)
+                await asyncio.sleep(301)
+                assert 2 <= standby.begun.count("follow e1") < 8
+                assert standby.ended.count("pull e1") >= 10
+                assert stage.said(SyncFailed) == []
+
+        virtual_time.run(main())
 
 
 class TestAMirror:

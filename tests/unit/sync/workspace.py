@@ -25,7 +25,7 @@ def assignment(mode: SyncMode, **fields: object) -> Assignment:
         position=10,
         mode=mode,
         path="/workspace",
-        policy=Policy(sync_interval=30.0),
+        policy=Policy(sync_interval=30.0, watch=False),
         standby=STANDBY,
         primary=GPU if mode is SyncMode.MIRROR else None,
         candidate=CANDIDATE if restoring else None,
