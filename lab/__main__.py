@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     crash.set_defaults(run=_pairs)
     verbs.add_parser("regressions", help="play the stored stories").set_defaults(run=_regressions)
     given = parser.parse_args(argv)
-    campaign.quiet()
+    campaign.prepare()
     code: int = given.run(given)
     return code
 

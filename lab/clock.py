@@ -3,20 +3,24 @@
 The clock jumps to the next timer, so hours of waiting pass in milliseconds. Every callback belongs
 to the process in whose context it was scheduled. A process that was killed is never called again:
 no ``except``, no ``finally`` and no ``async with`` of it runs, as after SIGKILL. One that is
-stopped (SIGSTOP) finds its callbacks and timers late when it goes on.
+stopped (SIGSTOP) finds its callbacks and timers late when it goes on. What happens in the world
+around the processes belongs to none of them: it is a plain function on the clock (``arrange``).
 """
 
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextvars import Context, ContextVar
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context, ContextVar, copy_context
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+Happening = Callable[[], object]
+"""Something in the world, which no process does."""
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STEPS_MAX = 200_000
@@ -37,7 +41,7 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.life = Life.RUNNING
-        self.held: list[asyncio.Handle] = []
+        self.held: list[Callback] = []
         self.kill: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
@@ -52,14 +56,46 @@ class KilledError(BaseException):
     """Leaves a process at the place where it was killed. What it unwinds, nobody hears of."""
 
 
+class Callback(asyncio.TimerHandle):
+    """asyncio's own without what a debugger asks of it: there are some hundred thousand in a run.
+
+    It serves as a timer, and as what is to be called soon.
+    """
+
+    __slots__ = ("_arguments", "_call", "context")
+
+    def __init__(
+        self,
+        when: float,
+        call: Callable[..., object],
+        arguments: Sequence[Any],
+        context: Context | None,
+    ) -> None:
+        self._when = when
+        self._call = call
+        self._arguments = arguments
+        self._cancelled = False
+        self.context = copy_context() if context is None else context
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def _run(self) -> None:
+        self.context.run(self._call, *self._arguments)
+
+    def __repr__(self) -> str:
+        return f"<Callback {self._call}>"
+
+
 class VirtualTimeLoop(asyncio.BaseEventLoop):
     """``now`` is the wall clock that belongs to it."""
 
-    _ready: deque[asyncio.Handle]  # asyncio's own; it has been so since Python 3.4
+    _ready: deque[Callback]  # asyncio's own; it has been so since Python 3.4
+    _stopping: bool
 
     def __init__(self) -> None:
         super().__init__()
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, Callback | Happening]] = []
         self._timed = 0
         self._seconds = 0.0
         self._steps = 0
@@ -72,6 +108,14 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
     def now(self) -> datetime:
         return START + timedelta(seconds=self._seconds)
 
+    def arrange(self, seconds: float, happening: Happening) -> None:
+        """Let something happen in the world after so many seconds, whoever lives then.
+
+        What it raises ends the run: nobody is there to hear it.
+        """
+        self._timed += 1
+        heapq.heappush(self._timers, (self._seconds + seconds, self._timed, happening))
+
     def call_at(
         self,
         when: float,
@@ -80,10 +124,29 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Timers of the same moment come in the order in which they were set."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        timer = Callback(when, callback, args, context)
         self._timed += 1
         heapq.heappush(self._timers, (when, self._timed, timer))
         return timer
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._seconds + delay, callback, *args, context=context)
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        soon = Callback(self._seconds, callback, args, context)
+        self._ready.append(soon)
+        return soon
 
     def release(self, process: Process) -> None:
         """Let a stopped process find what it missed."""
@@ -100,28 +163,41 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         if self._steps > STEPS_MAX:
             raise RuntimeError(f"{STEPS_MAX} callbacks ran and no time passed: a loop without end")
         for _ in range(count):
-            handle = ready.popleft()
-            if handle.cancelled():
+            callback = ready.popleft()
+            if callback._cancelled:
                 continue
             self.turns += 1
-            process = _context_of(handle).get(CURRENT)
+            process = callback.context.get(CURRENT)
             if process is None or process.life is Life.RUNNING:
-                handle._run()  # as asyncio's own loop does
+                self._call(callback)
             elif process.life is Life.STOPPED:
-                process.held.append(handle)
+                process.held.append(callback)
+
+    def _call(self, callback: Callback) -> None:
+        """As asyncio's own loop does."""
+        try:
+            callback._run()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            message = f"Exception in callback {callback}"
+            self.call_exception_handler({"message": message, "exception": error})
 
     def _pass_time(self) -> None:
-        timers, pop = self._timers, heapq.heappop
-        while timers and timers[0][2].cancelled():
-            pop(timers)
-        if not timers:
-            raise RuntimeError("everything waits and no timer is set: a deadlock")
-        self._steps = 0
-        self._seconds = seconds = max(self._seconds, timers[0][0])
-        while timers and timers[0][0] <= seconds:
-            timer = pop(timers)[2]
-            if not timer.cancelled():
-                self._ready.append(timer)
+        """To the next moment in which something happens that concerns a callback."""
+        timers, ready, pop = self._timers, self._ready, heapq.heappop
+        while not ready:
+            if not timers:
+                raise RuntimeError("everything waits and no timer is set: a deadlock")
+            if timers[0][0] > self._seconds:
+                self._seconds = timers[0][0]
+                self._steps = 0
+            while timers and timers[0][0] <= self._seconds:
+                timer = pop(timers)[2]
+                if not isinstance(timer, Callback):
+                    timer()
+                elif not timer._cancelled:
+                    ready.append(timer)
 
     def _asyncgen_finalizer_hook(self, agen: object) -> None:
         """A generator of a killed process is left as it is."""
@@ -133,16 +209,16 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         """There is no input."""
 
 
-def _context_of(handle: asyncio.Handle) -> Context:
-    context: Context = handle._context  # type: ignore[attr-defined]
-    return context
+def running() -> VirtualTimeLoop:
+    """The virtual loop that runs now."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    return loop
 
 
 def now() -> datetime:
     """The wall clock of the running virtual loop."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualTimeLoop)
-    return loop.now()
+    return running().now()
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

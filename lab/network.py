@@ -11,8 +11,8 @@ from functools import partial
 from random import Random
 from uuid import UUID
 
-from lab.clock import CURRENT, Life, Process
-from lab.wire import WORLD, Wire
+from lab.clock import CURRENT, Life, Process, running
+from lab.wire import Wire
 from shared import codec
 from shared.bus.memory import matches
 from shared.bus.port import BusError, Delivery, StreamState
@@ -144,7 +144,7 @@ class Server:
                 waker.set()
 
     def wake_in(self, seconds: float) -> None:
-        asyncio.get_running_loop().call_later(seconds, self.wake, context=WORLD)
+        running().arrange(seconds, self.wake)
 
     @contextmanager
     def woken(self, *, watches: bool = False) -> Iterator[asyncio.Event]:

@@ -4,12 +4,11 @@ The places are the failpoints of the services (``shared/failpoints.py``). A firs
 kill writes down which are passed; then each pair has a run of its own.
 """
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
-from lab.clock import CURRENT, KilledError, VirtualTimeLoop
+from lab.clock import CURRENT, KilledError, running
 from lab.oracle import Finding
 from lab.traces import Trace
 from lab.world import Plan, Verdict, play
@@ -55,9 +54,7 @@ class Killer:
         if process is None or process.kill is None:
             return
         place = Place(process.name, point)
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualTimeLoop)
-        self.passed.setdefault(place, loop.turns)
+        self.passed.setdefault(place, running().turns)
         if self.wanted and self.wanted[0] == place:
             self.killed.append(self.wanted.pop(0))
             process.kill()

@@ -5,13 +5,15 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
-from lab.clock import CURRENT, KilledError, Life, Process, VirtualTimeLoop
+from lab.clock import CURRENT, KilledError, Life, Process, VirtualTimeLoop, running
 from lab.wire import WORLD
 from shared.eventlog.port import LeaseLostError, LogUnknownError
 
 RESTART_SECONDS = 2.0
 EXPECTED = (LeaseLostError, LogUnknownError, KilledError)
 """What a service may end with: it is started again, and the log says where it was."""
+
+TASKS_MIN = 1000
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 Ended = Callable[[str, BaseException], None]
@@ -55,9 +57,7 @@ class Supervised:
         """SIGCONT."""
         if self.process.life is Life.STOPPED:
             self.process.life = Life.RUNNING
-            loop = asyncio.get_running_loop()
-            assert isinstance(loop, VirtualTimeLoop)
-            loop.release(self.process)
+            running().release(self.process)
 
     def _ended(self, process: Process, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
@@ -69,7 +69,7 @@ class Supervised:
             self._again()
 
     def _again(self) -> None:
-        asyncio.get_running_loop().call_later(RESTART_SECONDS, self.start, context=WORLD)
+        running().arrange(RESTART_SECONDS, self.start)
 
 
 def end(process: Process) -> None:
@@ -87,10 +87,11 @@ def _leaves(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class Graveyard:
-    """Every task of a run, kept until its end: what is collected sooner would be unwound."""
+    """Every task that has not ended, kept until the run ends: what is collected is unwound."""
 
     def __init__(self, loop: VirtualTimeLoop) -> None:
         self._tasks: list[asyncio.Task[Any]] = []
+        self._room = TASKS_MIN
         loop.set_task_factory(self._make)
         loop.set_exception_handler(lambda _, __: None)
 
@@ -98,6 +99,9 @@ class Graveyard:
         self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
     ) -> "asyncio.Task[Any]":
         task = asyncio.Task(coro, loop=loop, **options)
+        if len(self._tasks) >= self._room:
+            self._tasks = [task for task in self._tasks if not task.done()]
+            self._room = max(TASKS_MIN, 2 * len(self._tasks))
         self._tasks.append(task)
         return task
 

@@ -11,7 +11,7 @@ from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
-from lab.clock import CURRENT, Life
+from lab.clock import CURRENT, Happening, Life, running
 
 T = TypeVar("T")
 
@@ -39,25 +39,25 @@ class Wire:
         With ``lost`` it happens all the same, and ``patience`` seconds later that is raised.
         """
         process = CURRENT.get()
-        loop = asyncio.get_running_loop()
+        loop = running()
         future: asyncio.Future[T] = loop.create_future()
         if process is not None and process.life is Life.DEAD:
             return await future  # what is unwound of a killed process reaches nobody
         draw = self._chance.random
 
         def arrive() -> None:
-            answer: Callable[[], None]
+            answer: Happening
             try:
                 result = effect()
                 answer = partial(_settle, future, result)
             except Exception as error:  # an error is an answer like any other
                 answer = partial(_fail, future, error)
-            if lost is not None:
-                loop.call_later(patience, partial(_fail, future, lost), context=WORLD)
+            if lost is None:
+                loop.arrange(draw() * self.latency, answer)
             else:
-                loop.call_later(draw() * self.latency, answer, context=WORLD)
+                loop.arrange(patience, partial(_fail, future, lost))
 
-        loop.call_later(takes + draw() * self.latency, arrive, context=WORLD)
+        loop.arrange(takes + draw() * self.latency, arrive)
         return await future
 
     async def nothing(self, error: Exception, *, after: float) -> None:

@@ -196,7 +196,7 @@ class World:
         self.oracle.meet(what)
 
     def later(self, seconds: float, do: Callable[[], None]) -> None:
-        self._loop.call_later(seconds, do, context=WORLD)
+        self._loop.arrange(seconds, do)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(self._loop.create_task(work, context=WORLD.copy()))
