@@ -4,10 +4,10 @@ An answer that came too late to matter for the state may still tell of a machine
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 
 from services.api.domain.views import BilledMachine, Billing, WorkspaceView
+from shared.changing import replace
 from shared.envelope import Envelope
 from shared.events.recovery import (
     FenceDelayed,

@@ -6,7 +6,6 @@ sense here changes nothing, and it never raises.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import singledispatch
 
 from services.api.domain import billing
@@ -23,6 +22,7 @@ from services.api.domain.views import (
     Trouble,
     WorkspaceView,
 )
+from shared.changing import replace
 from shared.envelope import Envelope
 from shared.events import health, recovery, sync
 from shared.events.base import Event

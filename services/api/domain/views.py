@@ -141,9 +141,9 @@ class Failback:
     pause_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkspaceView:
-    """One workspace at ``position`` of the log.
+    """One workspace at ``position`` of the log. Without slots: see ``shared.changing``.
 
     ``gpu`` is the GPU in service (or just given up), ``candidate`` the one being brought up,
     ``serving`` the role that the endpoint points at, None while it points nowhere; ``host_ca`` is

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from functools import reduce
 
 from services.recovery.domain import mortality, renewal
-from services.recovery.domain.changing import replace
 from services.recovery.domain.condemned import condemn
 from services.recovery.domain.fencing import fenced, halted, removed
 from services.recovery.domain.notices import noticed
@@ -35,6 +34,7 @@ from services.recovery.domain.state import (
     Step,
     Suspicion,
 )
+from shared.changing import replace
 from shared.events import Event
 from shared.events.health import HealthRestored, ThresholdReached
 from shared.events.recovery import (

@@ -1,10 +1,10 @@
 """What machines without a place are owed: who is condemned, and what was seen of it."""
 
 from services.recovery.domain import mortality
-from services.recovery.domain.changing import replace
 from services.recovery.domain.condemned import abandoned, condemn
 from services.recovery.domain.halts import Halt
 from services.recovery.domain.state import Attempt, Condemned, End, Phase, Serving, State, Step
+from shared.changing import replace
 from shared.events import Event
 from shared.events.recovery import (
     FenceDelayed,

@@ -7,7 +7,6 @@ is: it is started again without end, and people are asked only when it is gone.
 
 from datetime import datetime, timedelta
 
-from services.recovery.domain.changing import replace
 from services.recovery.domain.condemned import condemn
 from services.recovery.domain.halts import Halt, halted
 from services.recovery.domain.labels import standby_label
@@ -21,6 +20,7 @@ from services.recovery.domain.state import (
     Step,
     Suspicion,
 )
+from shared.changing import replace
 from shared.events import Event
 from shared.events.health import ThresholdReached
 from shared.events.recovery import (

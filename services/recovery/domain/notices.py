@@ -3,8 +3,8 @@
 A notice is owed from the event that calls for it until ``NoticeSent`` is in the log.
 """
 
-from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Notice, Phase, State
+from shared.changing import replace
 from shared.events import Event
 from shared.events.health import HealthUnknown
 from shared.events.recovery import (

@@ -7,8 +7,8 @@ fails is an effect that fails: told, and tried on. A machine that was given up i
 from collections.abc import Iterator
 from datetime import datetime
 
-from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Phase, Renewal, State
+from shared.changing import replace
 from shared.events import Event
 from shared.events.recovery import RenewalDue
 from shared.machines import Host, MachineId, Role

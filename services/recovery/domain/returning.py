@@ -1,9 +1,9 @@
 """How events change an attempt: from the search of a GPU to the failback."""
 
 from services.recovery.domain import renewal
-from services.recovery.domain.changing import replace
 from services.recovery.domain.fencing import attempt_ended
 from services.recovery.domain.state import Attempt, Phase, Serving, State, Step
+from shared.changing import replace
 from shared.events.recovery import (
     FailbackAborted,
     FailbackCompleted,

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Meter, State
+from shared.changing import replace
 from shared.events import Event
 from shared.events.recovery import (
     FenceDelayed,

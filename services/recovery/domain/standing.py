@@ -1,9 +1,9 @@
 """How events change what we believe of the standby."""
 
 from services.recovery.domain import mortality, renewal
-from services.recovery.domain.changing import replace
 from services.recovery.domain.condemned import abandoned
 from services.recovery.domain.state import Phase, Serving, State
+from shared.changing import replace
 from shared.events.recovery import ProvisionFailed, StandbyProvisioned, StandbyRestored
 from shared.machines import Host
 

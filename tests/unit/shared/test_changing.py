@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from services.recovery.domain.changing import replace
 from services.recovery.domain.state import Attempt, Phase, State
+from shared.changing import replace
 from shared.machines import WorkspaceName
 from shared.policy import Policy
 

@@ -1,7 +1,8 @@
-"""``replace`` of the standard library, many times faster for the one record that is large.
+"""``replace`` of the standard library, many times faster for the records that are large.
 
-A state is replaced at every event that is folded, most of a fold was that. mypy sees the function
-of the standard library here, and checks every call as one of it.
+A state is replaced at every event that is folded, most of a fold was that. A record with slots or
+a ``__post_init__`` is replaced as ever. mypy sees the function of the standard library here, and
+checks every call as one of it.
 """
 
 import dataclasses
