@@ -73,17 +73,12 @@ class Policy:
             raise ValueError(reason)
 
     def _unusable(self) -> str | None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, str):
-                reason = _unusable_text(value)
-            elif isinstance(value, (int, float)) and not isinstance(value, bool):
-                zero_allowed = field.name in ZERO_ALLOWED
-                reason = _unusable_number(value, zero_allowed=zero_allowed)
-            else:
-                reason = None
-            if reason:
-                return f"policy: {field.name} {reason}"
+        for name in NUMBERS:
+            if reason := _unusable_number(getattr(self, name), zero_allowed=name in ZERO_ALLOWED):
+                return f"policy: {name} {reason}"
+        for name in TEXTS:
+            if reason := _unusable_text(getattr(self, name)):
+                return f"policy: {name} {reason}"
         for region in self.regions:
             if len(region) != 2 or not region.isupper():
                 return f"policy: region {region!r} is not a two-letter code such as TH, or EU"
@@ -101,6 +96,11 @@ class Policy:
         """How long a restore of so many bytes may take, in seconds."""
         seconds = min(total_bytes // RESTORE_BYTES_PER_SECOND_MIN, NUMBER_MAX)
         return max(self.restore_timeout, float(seconds))
+
+
+NUMBERS = tuple(f.name for f in fields(Policy) if type(f.default) in {int, float})
+TEXTS = tuple(f.name for f in fields(Policy) if type(f.default) is str)
+"""Known once: a policy is read again with each assignment that changed."""
 
 
 def _unusable_number(value: float, *, zero_allowed: bool) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from services.recovery.domain.obligations import assignment
 from services.recovery.domain.state import Phase
-from services.recovery.service import Recovery
+from services.recovery.service import Folded, Recovery
 from shared import assignments
 from shared.bus.port import Bus, BusError
 from shared.machines import WorkspaceName
@@ -46,6 +46,8 @@ class Assigner:
         self._may_act = may_act
         self._changed = recovery.changes()
         self._put: dict[str, bytes] = {}
+        self._last: dict[WorkspaceName, tuple[Folded, str, bytes]] = {}
+        """Of what, and with which CA, each assignment was encoded last."""
         self._patience = (waits or Waits()).patience(BUS)
 
     def put_again(self) -> None:
@@ -77,14 +79,7 @@ class Assigner:
 
     async def _publish(self) -> None:
         wanted = {assignments.SYSTEM_KEY: self._system} | {
-            workspace: assignments.encode(
-                assignment(
-                    folded.state,
-                    position=folded.position,
-                    host_ca=self._host_ca(workspace),
-                    user_ca=self._user_ca,
-                )
-            )
+            workspace: self._encoded(workspace, folded)
             for workspace, folded in self._recovery.states.items()
             if folded.state.phase is not Phase.UNREGISTERED
         }
@@ -93,3 +88,16 @@ class Assigner:
                 self._may_act()
                 await self._bus.put(key, value)
                 self._put[key] = value
+
+    def _encoded(self, workspace: WorkspaceName, folded: Folded) -> bytes:
+        """Encoded anew only after an event of this workspace, or with another CA."""
+        host_ca = self._host_ca(workspace)
+        last = self._last.get(workspace)
+        if last is not None and last[0] is folded and last[1] == host_ca:
+            return last[2]
+        made = assignment(
+            folded.state, position=folded.position, host_ca=host_ca, user_ca=self._user_ca
+        )
+        value = assignments.encode(made)
+        self._last[workspace] = (folded, host_ca, value)
+        return value

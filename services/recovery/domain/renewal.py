@@ -65,5 +65,7 @@ def scheduled(
 
 def _of(state: State, machine: MachineId) -> Renewal:
     """A host whose certificate nobody scheduled is due at once."""
-    found = (renewal for renewal in state.renewals if renewal.machine == machine)
-    return next(found, Renewal(machine=machine, at=None))
+    for renewal in state.renewals:
+        if renewal.machine == machine:
+            return renewal
+    return Renewal(machine=machine, at=None)
