@@ -62,15 +62,17 @@ class Callback(asyncio.TimerHandle):
     It serves as a timer, and as what is to be called soon.
     """
 
-    __slots__ = ("_arguments", "_call", "context")
+    __slots__ = ("_arguments", "_call", "_virtual_loop", "context")
 
     def __init__(
         self,
+        loop: "VirtualTimeLoop",
         when: float,
         call: Callable[..., object],
         arguments: Sequence[Any],
         context: Context | None,
     ) -> None:
+        self._virtual_loop = loop
         self._when = when
         self._call = call
         self._arguments = arguments
@@ -81,7 +83,13 @@ class Callback(asyncio.TimerHandle):
         self._cancelled = True
 
     def _run(self) -> None:
-        self.context.run(self._call, *self._arguments)
+        try:
+            self.context.run(self._call, *self._arguments)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            message = f"Exception in {self}"
+            self._virtual_loop.call_exception_handler({"message": message, "exception": error})
 
     def __repr__(self) -> str:
         return f"<Callback {self._call}>"
@@ -124,7 +132,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Timers of the same moment come in the order in which they were set."""
-        timer = Callback(when, callback, args, context)
+        timer = Callback(self, when, callback, args, context)
         self._timed += 1
         heapq.heappush(self._timers, (when, self._timed, timer))
         return timer
@@ -144,7 +152,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        soon = Callback(self._seconds, callback, args, context)
+        soon = Callback(self, self._seconds, callback, args, context)
         self._ready.append(soon)
         return soon
 
@@ -169,19 +177,9 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             self.turns += 1
             process = callback.context.get(CURRENT)
             if process is None or process.life is Life.RUNNING:
-                self._call(callback)
+                callback._run()
             elif process.life is Life.STOPPED:
                 process.held.append(callback)
-
-    def _call(self, callback: Callback) -> None:
-        """As asyncio's own loop does."""
-        try:
-            callback._run()
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            message = f"Exception in callback {callback}"
-            self.call_exception_handler({"message": message, "exception": error})
 
     def _pass_time(self) -> None:
         """To the next moment in which something happens that concerns a callback."""

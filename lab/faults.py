@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.cloud import power_off, power_on
 from lab.machines import Machine, Power
+from shared import codec
 from shared.events.health import ThresholdReached
 from shared.machines import Role, WorkspaceName
 
@@ -120,8 +121,8 @@ def _replayed(world: "World", fault: Fault) -> None:
     """Something that was said long ago is delivered once more."""
     said = world.heard
     if said:
-        subject, body = said[int(fault.share * len(said))]
-        world.server.deliver(subject, body)
+        subject, envelope = said[int(fault.share * len(said))]
+        world.server.deliver(subject, codec.encode(envelope))
 
 
 def _forged(world: "World", fault: Fault) -> None:

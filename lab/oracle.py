@@ -4,6 +4,7 @@ The oracle sees what no service sees: which machine really lives, what is on eac
 people were told is kept. It shares the pure folds with the product and nothing else.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,13 +43,23 @@ class Finding:
     what: str
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A workspace after one of its events, and when that was appended, in seconds."""
+
+    at: float
+    position: int
+    state: State
+    view: WorkspaceView | None
+
+
 @dataclass(slots=True)
 class Book:
-    """What the oracle knows of one workspace, folded from the log."""
+    """What the oracle knows of one workspace, folded from the log. ``past``: after each event."""
 
     state: State
     view: WorkspaceView | None = None
-    version: int = 0
+    past: list[Moment] = field(default_factory=list)
     primaries: dict[int, MachineId] = field(default_factory=dict)
     durable: set[int] = field(default_factory=set)
     """What people wrote and may rely on: on the serving standby at once, on a GPU once sealed."""
@@ -78,10 +89,11 @@ class Oracle:
         if all(finding.promise != promise for finding in self.findings):
             self.findings.append(Finding(self._now(), promise, what))
 
-    def demand(self, holds: bool, promise: str, what: str) -> None:
+    def demand(self, holds: bool, promise: str, what: object) -> None:
+        """``what`` is put into words only when the promise is broken."""
         self.met[f"checked: {promise}"] += 1
         if not holds:
-            self.broken(promise, what)
+            self.broken(promise, str(what))
 
     def book(self, workspace: WorkspaceName) -> Book:
         if workspace not in self.books:
@@ -94,11 +106,9 @@ class Oracle:
         """Each append, before anybody hears of it."""
         for envelope in envelopes:
             self._head += 1
+            self.demand(envelope.position == self._head, "the log has no gaps", envelope.position)
             self.demand(
-                envelope.position == self._head, "the log has no gaps", f"{envelope.position}"
-            )
-            self.demand(
-                envelope.id not in self.recorded, "each fact is in the log once", f"{envelope.id}"
+                envelope.id not in self.recorded, "each fact is in the log once", envelope.id
             )
             self.recorded.add(envelope.id)
             self._take(envelope)
@@ -109,12 +119,12 @@ class Oracle:
         before = book.state
         book.state = after = evolve(before, event)
         book.view = projections.evolve(book.view, envelope)
-        book.version += 1
+        book.past.append(Moment(self._now(), self._head, after, book.view))
         name = event.type
         if isinstance(event, ProvisionFailed):
             name = f"{name} {event.role} {event.stage}"
         self.met[f"event: {name}"] += 1
-        self.demand(after.epoch >= before.epoch, "epochs only grow", f"{event}")
+        self.demand(after.epoch >= before.epoch, "epochs only grow", event)
         self._agree(book, event.type)
         match event:
             case ProvisionRequested():
@@ -129,7 +139,7 @@ class Oracle:
                 self._judge_failback(book, event.machine)
             case RecoveryHalted() if after.phase is Phase.HALTED:
                 book.halts += before.phase is not Phase.HALTED
-                self.demand(bool(event.reason and event.hint), "a halt says why", f"{event}")
+                self.demand(bool(event.reason and event.hint), "a halt says why", event)
 
     def _agree(self, book: Book, what: str) -> None:
         view, state = book.view, book.state
@@ -160,7 +170,7 @@ class Oracle:
         window = (policy.failover_threshold + 2) * policy.health_interval + 60
         lived = machine is not None and machine.well(now) and now - machine.well_since > window
         lived = lived and now - self.deaf_changed_at > 60
-        self.demand(not lived, "no failover from a healthy GPU", f"{event}")
+        self.demand(not lived, "no failover from a healthy GPU", event)
 
     def _judge_failback(self, book: Book, label: MachineId) -> None:
         host = book.state.primary
@@ -187,6 +197,37 @@ class Oracle:
     def disk_lost(self, workspace: WorkspaceName) -> None:
         """The standby's disk is gone: what was on it alone may be missing at the next switch."""
         self.book(workspace).losses_excused = True
+
+    # --- who folds the log
+
+    def replica(self, name: str, workspace: WorkspaceName, state: State, version: int) -> None:
+        """What a replica of recovery holds of a workspace, which is its own fold."""
+        past = self.book(workspace).past
+        self.demand(
+            0 < version <= len(past) and state == past[version - 1].state,
+            "recovery's state is the fold of the log",
+            f"{workspace} at {version} in {name}",
+        )
+
+    def reader(self, workspace: WorkspaceName, view: WorkspaceView | None, position: int) -> None:
+        """What the api holds of a workspace, having read the log up to ``position``."""
+        past = self.book(workspace).past
+        seen = bisect_right(past, position, key=lambda moment: moment.position)
+        self.demand(
+            view == (past[seen - 1].view if seen else None),
+            "the api's state is the fold of the log",
+            f"{workspace} at {position}",
+        )
+
+    def up_to_date(self, who: str, workspace: WorkspaceName, position: int, within: float) -> None:
+        """What ``who`` has not read yet beyond ``position`` is younger than so many seconds."""
+        past = self.book(workspace).past
+        unread = bisect_right(past, position, key=lambda moment: moment.position)
+        self.demand(
+            unread == len(past) or self._now() - past[unread].at <= within,
+            "what is in the log is soon known",
+            f"{who} has read {workspace} up to {position}",
+        )
 
     # --- machines
 

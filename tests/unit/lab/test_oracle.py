@@ -13,8 +13,9 @@ from services.recovery.domain.state import Phase
 from services.recovery.ports import Backend
 from shared.envelope import Envelope
 from shared.events import Event
-from shared.events.recovery import FailoverStarted, RecoveryStarted
+from shared.events.recovery import FailoverStarted, RecoveryStarted, WorkspaceRegistered
 from shared.machines import Host, MachineId, Role, WorkspaceName
+from shared.policy import Policy
 
 WS = WorkspaceName("one")
 GPU = Host(
@@ -56,6 +57,9 @@ def said(number: int, event: Event, *, position: int | None = None) -> Envelope:
     )
 
 
+REGISTERED = WorkspaceRegistered(
+    workspace=WS, epoch=0, path="/data", origin="empty", policy=Policy(), endpoint_port=20_000
+)
 STARTED = RecoveryStarted(workspace=WS, epoch=0, reason="first")
 LOST = FailoverStarted(workspace=WS, epoch=1, machine=GPU.id, reason="silent")
 
@@ -117,6 +121,28 @@ def fenced(oracle: Oracle, fleet: Fleet) -> None:
     oracle.pointed(20_000, Backend(address=GPU.address, port=22))
 
 
+def misfolded(oracle: Oracle, _: Fleet) -> None:
+    oracle.appended("recovery-1", [said(1, STARTED)])
+    oracle.replica("recovery-1", WS, replace(oracle.book(WS).state, paused=True), version=1)
+
+
+def unheard_of(oracle: Oracle, _: Fleet) -> None:
+    """A replica that has folded more than there is."""
+    oracle.appended("recovery-1", [said(1, STARTED)])
+    oracle.replica("recovery-1", WS, oracle.book(WS).state, version=2)
+
+
+def misread(oracle: Oracle, _: Fleet) -> None:
+    oracle.appended("recovery-1", [said(1, REGISTERED)])
+    oracle.reader(WS, None, position=1)
+
+
+def left_behind(oracle: Oracle, _: Fleet) -> None:
+    oracle.appended("recovery-1", [said(1, STARTED), said(2, STARTED)])
+    oracle.book(WS).past[1] = replace(oracle.book(WS).past[1], at=86_000.0)
+    oracle.up_to_date("recovery-1", WS, 1, within=5.0)
+
+
 @pytest.mark.parametrize(
     ("breaks", "promise"),
     [
@@ -131,6 +157,10 @@ def fenced(oracle: Oracle, fleet: Fleet) -> None:
         (unsealed, "what is promoted is sealed and the newest"),
         (lost_write, "no write that was promised is lost"),
         (fenced, "the endpoint leads to no fenced machine"),
+        (misfolded, "recovery's state is the fold of the log"),
+        (unheard_of, "recovery's state is the fold of the log"),
+        (misread, "the api's state is the fold of the log"),
+        (left_behind, "what is in the log is soon known"),
     ],
 )
 def test_what_breaks_a_promise_is_found(
@@ -139,6 +169,17 @@ def test_what_breaks_a_promise_is_found(
     oracle, fleet = world()
     breaks(oracle, fleet)
     assert promise in {finding.promise for finding in oracle.findings}
+
+
+def test_an_append_that_is_under_way_is_nobodys_fault() -> None:
+    oracle, _ = world()
+    oracle.appended("recovery-1", [said(1, STARTED)])
+    before = oracle.book(WS).state
+    oracle.appended("recovery-1", [said(2, LOST)])
+    oracle.findings.clear()
+    oracle.replica("recovery-1", WS, before, version=1)
+    oracle.up_to_date("recovery-1", WS, 1, within=5.0)
+    assert oracle.findings == []
 
 
 def test_a_failover_from_a_gpu_that_is_dead_is_right() -> None:
