@@ -9,6 +9,8 @@ import asyncio
 
 async def comes(news: asyncio.Event, within: float) -> bool:
     """Whether ``news`` is set within so many seconds. Does not clear it."""
+    if news.is_set():
+        return True
     try:
         async with asyncio.timeout(within):
             await news.wait()

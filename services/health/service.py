@@ -85,23 +85,25 @@ class Health:
         ready = False
         async with asyncio.TaskGroup() as group:
             async for found in assigned.read(self._bus, self._waits):
-                for assignment in found:
-                    self._learn(assignment)
-                self._reconcile(group)
+                news = [self._learn(assignment) for assignment in found]
+                if any(news):
+                    self._reconcile(group)
                 if not ready:
                     self._ready()
                     ready = True
 
     # --- whom to watch ------------------------------------------------------------------
 
-    def _learn(self, new: Assignment) -> None:
-        """Take in one assignment, unless we know a newer one.
+    def _learn(self, new: Assignment) -> bool:
+        """Take in one assignment, unless we know a newer one. Returns whether it is news.
 
         A key that is missing changes nothing: a bucket can lose its content, hosts do not.
         """
         known = self._assignments.get(new.workspace)
-        if known is None or (new.epoch, new.position) >= (known.epoch, known.position):
-            self._assignments[new.workspace] = new
+        if known is not None and (new.epoch, new.position) < (known.epoch, known.position):
+            return False
+        self._assignments[new.workspace] = new
+        return new is not known  # what is read again unchanged is the same object
 
     def _reconcile(self, group: asyncio.TaskGroup) -> None:
         wanted = {

@@ -13,6 +13,7 @@ import structlog
 
 from services.recovery.domain.effects import Effect
 from services.recovery.domain.obligations import pending
+from services.recovery.domain.state import State
 from services.recovery.ports import EndpointError, HostError, NoticeError, ProviderError
 from services.recovery.service import Recovery
 from shared import failpoints
@@ -46,6 +47,7 @@ class Driver:
         self._interval = interval
         self._changed = recovery.changes()
         self._running: dict[Key, asyncio.Task[None]] = {}
+        self._owed: dict[WorkspaceName, tuple[State, tuple[Effect, ...]]] = {}
 
     async def run(self) -> None:
         """Until cancelled. A bug in an effect ends the process: the log says where it was."""
@@ -60,7 +62,7 @@ class Driver:
         owed = {  # as a set, but in the order in which it is owed
             (workspace, effect): None
             for workspace, folded in self._recovery.states.items()
-            for effect in pending(folded.state)
+            for effect in self._pending(workspace, folded.state)
         }
         for key, task in list(self._running.items()):
             if task.done():
@@ -71,6 +73,14 @@ class Driver:
         for key in owed:
             if key not in self._running:
                 self._running[key] = group.create_task(self._until_done(*key))
+
+    def _pending(self, workspace: WorkspaceName, state: State) -> Sequence[Effect]:
+        """What it owes, as long as its state is the same."""
+        looked_at, effects = self._owed.get(workspace, (None, ()))
+        if looked_at is not state:
+            effects = pending(state)
+            self._owed[workspace] = (state, effects)
+        return effects
 
     async def _until_done(self, workspace: WorkspaceName, effect: Effect) -> None:
         name = type(effect).__name__

@@ -60,7 +60,7 @@ class Relay:
         while True:
             self._changed.clear()
             try:
-                busy = await self.step()
+                published = await self.step()
             except BusError as error:
                 self._published = None
                 await self._for_bus.wait(str(error))
@@ -71,11 +71,11 @@ class Relay:
                 continue
             self._for_bus.over()
             self._for_log.over()
-            if not busy:
+            if published < BATCH:  # that was all, and more is news
                 await self._until_news()
 
-    async def step(self) -> bool:
-        """Publish the next batch; False when there was nothing to publish.
+    async def step(self) -> int:
+        """Publish the next batch; returns how many events it held.
 
         Raises BusError, LogUnknownError, LogOlderError, LeaseLostError.
         """
@@ -83,7 +83,7 @@ class Relay:
         published = await self._where_the_stream_stands()
         envelopes = await self._log.read(after=published, limit=BATCH)
         if not envelopes:
-            return False
+            return 0
         await self._log.advance(published, term=term)  # refused when another has taken over
         await self._bus.publish_all(
             [(event(each.event.workspace, each.event.type), each) for each in envelopes]
@@ -91,7 +91,7 @@ class Relay:
         failpoints.reach("relay.published")
         self._published = envelopes[-1].position
         await self._log.advance(envelopes[-1].position or 0, term=term)
-        return True
+        return len(envelopes)
 
     async def _where_the_stream_stands(self) -> int:
         if self._published is not None:
