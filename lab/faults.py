@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.cloud import power_off, power_on
 from lab.machines import Machine, Power
+from lab.network import EVERYTHING
 from shared import codec
 from shared.events.health import ThresholdReached
 from shared.machines import Role, WorkspaceName
@@ -100,8 +101,7 @@ def _bus_down(world: "World", _: Fault) -> None:
 
 def _bus_up(world: "World", _: Fault) -> None:
     world.server.up = True
-    world.server.wake()
-    world.server.wake(watchers=True)
+    world.server.wake(*EVERYTHING)
 
 
 def _bus_wiped(world: "World", _: Fault) -> None:

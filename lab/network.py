@@ -22,6 +22,9 @@ from shared.waiting import comes
 
 Published = Callable[[str, Envelope], None]
 _SUBJECTS = {STREAM_EVENTS: ALL_EVENTS, STREAM_INBOX: ALL_INBOX}
+BUCKET = "bucket"
+EVERYTHING = (*_SUBJECTS, BUCKET)
+"""What somebody may wait for."""
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ class _Receipt:
 
     async def nak(self, delay: float) -> None:
         self.message.due = asyncio.get_running_loop().time() + delay
-        self.server.wake()
+        self.server.wake(STREAM_INBOX)
 
     async def term(self) -> None:
         self.server.settle(self.message)
@@ -98,7 +101,7 @@ class Server:
         self.hearers: list[tuple[str, Callable[[str, bytes], Awaitable[None]]]] = []
         self.servers: list[tuple[str, Callable[[bytes], Awaitable[bytes]]]] = []
         self.anew = False
-        self._wakers: dict[asyncio.Event, tuple[bool, Process | None]] = {}
+        self._wakers: dict[asyncio.Event, tuple[str, Process | None]] = {}
 
     # --- what a message does here
 
@@ -113,14 +116,14 @@ class Server:
         if name == STREAM_INBOX:
             self.deliver(subject, body)
         else:
-            self.wake()
+            self.wake(name)
 
     def deliver(self, subject: str, body: bytes) -> None:
         """Put bytes before the reader of the inbox, whatever they are."""
-        loop = asyncio.get_running_loop()
+        loop = running()
         delay = self.chance.random() * self.moods.late if self.moods.late else 0.0
         self.queue.append(_Queued(subject, body, loop.time() + delay))
-        self.wake_in(delay)
+        loop.arrange(delay, partial(self.wake, STREAM_INBOX))
 
     def settle(self, message: _Queued) -> None:
         if message in self.queue:
@@ -135,22 +138,19 @@ class Server:
 
     # --- who waits here
 
-    def wake(self, *, watchers: bool = False) -> None:
-        """Let everyone who waits look again; watchers of the bucket only when it changed."""
-        for waker, (watches, process) in list(self._wakers.items()):
+    def wake(self, *news: str) -> None:
+        """Let everyone look again who waits for one of these."""
+        for waker, (awaited, process) in list(self._wakers.items()):
             if process is not None and process.life is Life.DEAD:
                 del self._wakers[waker]
-            elif watches is watchers:
+            elif awaited in news:
                 waker.set()
 
-    def wake_in(self, seconds: float) -> None:
-        running().arrange(seconds, self.wake)
-
     @contextmanager
-    def woken(self, *, watches: bool = False) -> Iterator[asyncio.Event]:
-        """An event that is set at news."""
+    def woken(self, by: str) -> Iterator[asyncio.Event]:
+        """An event that is set at news of that kind."""
         news = asyncio.Event()
-        self._wakers[news] = (watches, CURRENT.get())
+        self._wakers[news] = (by, CURRENT.get())
         try:
             yield news
         finally:
@@ -203,7 +203,7 @@ class Connection:
     ) -> AsyncIterator[list[Delivery]]:
         assert stream == STREAM_INBOX, "the inbox alone has a durable reader"
         server, loop = self.server, asyncio.get_running_loop()
-        with server.woken() as news:
+        with server.woken(stream) as news:
             while True:
                 news.clear()
                 now = loop.time()
@@ -232,7 +232,7 @@ class Connection:
         following = server.streams[stream]
         index = len(following.messages) if after_position is None else 0
         known = after_position or 0
-        with server.woken() as news:
+        with server.woken(stream) as news:
             while True:
                 news.clear()
                 if server.streams[stream] is not following:
@@ -271,7 +271,7 @@ class Connection:
             changed = server.bucket.get(key) != value
             server.bucket[key] = value
             if changed and not server.moods.blind:
-                server.wake(watchers=True)
+                server.wake(BUCKET)
 
         await server.wire.call(put)
 
@@ -280,7 +280,7 @@ class Connection:
         return await self.server.wire.call(lambda: dict(self.server.bucket))
 
     async def changes(self) -> AsyncIterator[None]:
-        with self.server.woken(watches=True) as news:
+        with self.server.woken(BUCKET) as news:
             while True:
                 news.clear()
                 yield

@@ -4,10 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from uuid import UUID
 
 from lab.book import Book
-from lab.clock import now
 from lab.cloud import Market, Project
 from lab.endpoint import LabEndpoint
 from lab.hosts import Grounds, LabHosts, LabPlane, LabReach
@@ -32,6 +30,7 @@ from services.recovery.sweeper import Sweeper
 from services.recovery.witness import until_newest
 from services.sync.service import Sync
 from shared.assignments import System
+from shared.clock import NewId, Now
 from shared.patience import Waits
 
 INSTALLATION = "lab"
@@ -66,31 +65,29 @@ class Surroundings:
     endpoint: LabEndpoint
     intervals: Intervals
     notices: Notices
-    new_id: Callable[[], UUID]
+    now: Now
+    steady: Callable[[], float]
+    new_id: NewId
     chance: Callable[[], float]
     sweeps: bool = True
-
-
-def steady() -> float:
-    return asyncio.get_running_loop().time()
 
 
 async def recovery(
     at: Surroundings, bus: Connection, name: str, began: Callable[[Recovery], None]
 ) -> None:
     """One replica; ``began`` is called once it holds the lease and has read the log."""
-    every, waits = at.intervals, Waits(now=now, chance=at.chance)
-    lease = Lease(at.book, holder=name, seconds=every.lease, monotonic=steady, waits=waits)
+    every, waits = at.intervals, Waits(now=at.now, chance=at.chance)
+    lease = Lease(at.book, holder=name, seconds=every.lease, monotonic=at.steady, waits=waits)
     service = Recovery(
         at.book,
         term=lease.term,
-        now=now,
+        now=at.now,
         new_id=at.new_id,
         installation=INSTALLATION,
         ports=PORTS,
         waits=waits,
     )
-    vast = VastProvider(at.market, grace=every.settle / 2, monotonic=steady)
+    vast = VastProvider(at.market, grace=every.settle / 2, monotonic=at.steady)
     providers: dict[str, MachineProvider] = {
         "vast": vast,
         "gce": GceProvider(at.project, zones=("europe-west4-a",)),
@@ -107,7 +104,7 @@ async def recovery(
         bootstrap_public_key="ssh-ed25519 AAAA",
         host_ca=lambda workspace: f"ssh-ed25519 CA-of-{workspace}",
         may_act=lease.term,
-        now=now,
+        now=at.now,
         pace=Pace(poll=every.poll, endpoint=1.0, settle=every.settle, renewal=every.renew),
     )
     assigner = Assigner(
@@ -128,7 +125,9 @@ async def recovery(
         poll=every.relay,
         waits=waits,
     )
-    sweeper = Sweeper(service, providers, installation=INSTALLATION, interval=every.sweep, now=now)
+    sweeper = Sweeper(
+        service, providers, installation=INSTALLATION, interval=every.sweep, now=at.now
+    )
     await lease.acquire()
     async with asyncio.TaskGroup() as group:
         group.create_task(lease.keep())
@@ -151,18 +150,18 @@ async def recovery(
 
 async def health(at: Surroundings, bus: Connection) -> None:
     listings = {
-        "vast": SharedListing("vast", VastListing(at.market), monotonic=steady),
-        "gce": SharedListing("gce", GceListing(at.project), monotonic=steady),
+        "vast": SharedListing("vast", VastListing(at.market), monotonic=at.steady),
+        "gce": SharedListing("gce", GceListing(at.project), monotonic=at.steady),
     }
     await Health(
         bus,
         providers=listings,
         reach=LabReach(at.grounds),
-        now=now,
+        now=at.now,
         new_id=at.new_id,
         ready=lambda: None,
-        monotonic=steady,
-        waits=Waits(now=now, chance=at.chance),
+        monotonic=at.steady,
+        waits=Waits(now=at.now, chance=at.chance),
     ).run()
 
 
@@ -170,12 +169,12 @@ async def sync(at: Surroundings, bus: Connection) -> None:
     await Sync(
         bus,
         plane=LabPlane(at.grounds),
-        now=now,
+        now=at.now,
         new_id=at.new_id,
         ready=lambda: None,
         assignment_lease=at.intervals.assignment_lease,
-        steady=steady,
-        waits=Waits(now=now, chance=at.chance),
+        steady=at.steady,
+        waits=Waits(now=at.now, chance=at.chance),
     ).run()
 
 
@@ -183,7 +182,7 @@ async def api(
     at: Surroundings, bus: Connection, began: Callable[[Follower, Requests], None]
 ) -> None:
     follower = Follower(at.book, poll_seconds=at.intervals.follow)
-    began(follower, Requests(bus, follower, now=now, new_id=at.new_id))
+    began(follower, Requests(bus, follower, now=at.now, new_id=at.new_id))
     async with asyncio.TaskGroup() as group:
         group.create_task(follower.run())
         group.create_task(follower.wake_on(bus))

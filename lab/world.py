@@ -150,7 +150,7 @@ class World:
         )
 
     def _log(self) -> Book:
-        truth = Truth(now=now)
+        truth = Truth(now=self._loop.now)
         truth.lease_checked = self.plan.guards.lease
         truth.version_checked = self.plan.guards.version
         return Book(truth, self.chance.of("log"), on_append=self._appended)
@@ -164,6 +164,8 @@ class World:
             endpoint=self.endpoint,
             intervals=INTERVALS,
             notices=self.messenger,
+            now=self._loop.now,
+            steady=self._loop.time,
             new_id=self.new_id,
             chance=self.chance.of("pauses").random,
             sweeps=self.plan.guards.sweeper,
