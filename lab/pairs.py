@@ -1,12 +1,12 @@
 """All pairs of crash points in one incident: killed at one place, started again, killed at another.
 
-The places are the failpoints of the services (``shared/failpoints.py``). A first run without any
-kill writes down which are passed; then each pair has a run of its own.
+The places are the failpoints of the services (``shared/failpoints.py``). A run without any kill
+writes down which are passed, a run with one kill which are passed after it: each of those pairs has
+a run of its own.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import product
 
 from lab.clock import CURRENT, KilledError, running
 from lab.oracle import Finding
@@ -46,8 +46,7 @@ class Killer:
 
     wanted: list[Place] = field(default_factory=list)
     passed: dict[Place, int] = field(default_factory=dict)
-    """Each place with the turn of the loop at which it was passed first."""
-    killed: list[Place] = field(default_factory=list)
+    """Each place since the last kill, with the turn of the loop at which it was passed first."""
 
     def __call__(self, point: str) -> None:
         process = CURRENT.get()
@@ -56,9 +55,20 @@ class Killer:
         place = Place(process.name, point)
         self.passed.setdefault(place, running().turns)
         if self.wanted and self.wanted[0] == place:
-            self.killed.append(self.wanted.pop(0))
+            del self.wanted[0]
+            self.passed.clear()
             process.kill()
             raise KilledError(point)
+
+    def places(self) -> tuple[Place, ...]:
+        """Every place where a kill makes a difference, in the order of the first time.
+
+        Of places that are passed without a pause between them one stands for all.
+        """
+        found: dict[tuple[str, int], Place] = {}
+        for place, turn in self.passed.items():
+            found.setdefault((place.process, turn), place)
+        return tuple(found.values())
 
 
 def incident(*places: Place) -> tuple[Verdict, Killer]:
@@ -71,33 +81,24 @@ def incident(*places: Place) -> tuple[Verdict, Killer]:
         failpoints.arm(None)
 
 
-def places() -> list[Place]:
-    """Every place where a kill makes a difference, in the order of the first time.
-
-    Of places that are passed without a pause between them one stands for all.
-    """
-    verdict, killer = incident()
-    assert verdict.ok, verdict.findings
-    found: dict[tuple[str, int], Place] = {}
-    for place, turn in killer.passed.items():
-        found.setdefault((place.process, turn), place)
-    return list(found.values())
-
-
-def every_pair(found: list[Place]) -> Iterator[tuple[Place, Place]]:
-    """Killed at the first; started again, and killed at the second when it passes there."""
-    yield from product(found, found)
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one run with kills."""
+    """What came of one run with kills. ``next``: where one more kill makes a difference."""
 
     places: tuple[Place, ...]
     findings: tuple[Finding, ...]
+    next: tuple[Place, ...]
+
+    def then(self) -> Iterator[tuple[Place, ...]]:
+        """The same kills, and one more: the process is started again, and killed there as well.
+
+        A place that is not passed again needs no run: nothing would be killed there.
+        """
+        return ((*self.places, place) for place in self.next)
 
 
 def outcome(kills: tuple[Place, ...]) -> Outcome:
     """Play the incident with these kills."""
-    verdict, _ = incident(*kills)
-    return Outcome(kills, verdict.findings)
+    verdict, killer = incident(*kills)
+    assert not killer.wanted, f"nothing passed {killer.wanted[0]}: the incident was another one"
+    return Outcome(kills, verdict.findings, killer.places())
