@@ -31,6 +31,7 @@ EVERYTHING = (*_SUBJECTS, BUCKET)
 class _Queued:
     """A message on its way to the durable. ``due`` is when it may be given (again)."""
 
+    sequence: int
     subject: str
     body: bytes
     due: float
@@ -96,6 +97,7 @@ class Server:
         self.streams = {name: _Stream() for name in _SUBJECTS}
         self.bucket: dict[str, bytes] = {}
         self.queue: list[_Queued] = []
+        self.queued = 0
         self.wire = Wire(chance, latency=0.02)
         self.deadletters: list[tuple[str, bytes]] = []
         self.hearers: list[tuple[str, Callable[[str, bytes], Awaitable[None]]]] = []
@@ -122,17 +124,24 @@ class Server:
         """Put bytes before the reader of the inbox, whatever they are."""
         loop = running()
         delay = self.chance.random() * self.moods.late if self.moods.late else 0.0
-        self.queue.append(_Queued(subject, body, loop.time() + delay))
+        self.queued += 1
+        self.queue.append(_Queued(self.queued, subject, body, loop.time() + delay))
         loop.arrange(delay, partial(self.wake, STREAM_INBOX))
 
     def settle(self, message: _Queued) -> None:
         if message in self.queue:
             self.queue.remove(message)
 
+    def unsettled(self) -> range:
+        """The inbox from its oldest message to its newest, by their sequences."""
+        following = self.queued + 1
+        return range(min((m.sequence for m in self.queue), default=following), following)
+
     def wipe(self) -> None:
         """The store is lost, under live connections."""
         self.streams = {name: _Stream() for name in _SUBJECTS}
         self.queue.clear()
+        self.queued = 0
         self.bucket.clear()
         self.anew = True
 
@@ -296,6 +305,11 @@ class Connection:
         messages = self.server.streams[stream].messages
         position = messages[-1][1].position if messages else None
         return StreamState(last_sequence=len(messages), last_position=position)
+
+    async def unsettled(self, stream: str) -> range:
+        assert stream == STREAM_INBOX, "the inbox alone is a work queue"
+        await self._answering(stream)
+        return await self.server.wire.call(self.server.unsettled)
 
     async def _answering(self, what: str) -> None:
         if not self.connected:

@@ -20,7 +20,7 @@ from services.recovery.adapters.gce import GceProvider
 from services.recovery.adapters.vast import VastMarket, VastProvider
 from services.recovery.assigner import Assigner
 from services.recovery.driver import Driver
-from services.recovery.inbox import listen_forever
+from services.recovery.inbox import Backlog, listen_forever
 from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
 from services.recovery.ports import MachineProvider, Notices
@@ -85,6 +85,7 @@ async def recovery(
         new_id=at.new_id,
         installation=INSTALLATION,
         ports=PORTS,
+        heard=Backlog(bus).heard,
         waits=waits,
     )
     vast = VastProvider(at.market, grace=every.settle / 2, monotonic=at.steady)

@@ -22,7 +22,7 @@ from services.recovery.assigner import Assigner
 from services.recovery.domain.brake import Brake
 from services.recovery.domain.effects import Effect
 from services.recovery.driver import Driver
-from services.recovery.inbox import listen_forever
+from services.recovery.inbox import Backlog, listen_forever
 from services.recovery.keeper import Keeper
 from services.recovery.lease import Lease
 from services.recovery.leased import LeasedHosts
@@ -91,6 +91,7 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
             new_id=clock.new_id,
             installation=settings.installation,
             ports=settings.endpoint_ports,
+            heard=Backlog(bus).heard,
             waits=waits,
         )
         authority = Authority(

@@ -6,18 +6,26 @@ never holds up the rest.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from itertools import count
 from typing import TypeVar
 
 import structlog
 
 from services.recovery.service import ForeignFactError, Recovery
 from shared import codec, failpoints, subjects
-from shared.bus.port import Bus, BusError, Delivery
+from shared.bus.port import Backbone, Bus, BusError, Delivery
 from shared.envelope import Envelope
+from shared.patience import pause_after
 
 DURABLE = "recovery"
 REASON_LENGTH_MAX = 500
+
+BACKLOG_SECONDS_MAX = 6.0
+"""So long a deadline waits for what was said before it: longer than the bus takes to deliver again
+what a recovery took and died with (``ack_wait`` of its durable), and not for ever."""
+LOOK_FIRST, LOOK_MAX = 0.02, 0.5
+"""Pauses, in seconds, between looks at how much of the backlog is left."""
 
 log = structlog.get_logger()
 
@@ -33,6 +41,40 @@ async def listen_forever(bus: Bus, recovery: Recovery) -> None:
     async with aclosing(_fetched_ahead(deliveries)) as batches:
         async for batch in batches:
             await _bring_in(bus, recovery, batch)
+
+
+class Backlog:
+    """What was said and is still on the bus."""
+
+    def __init__(self, bus: Backbone) -> None:
+        self._bus = bus
+        self._gave_up = False
+
+    async def heard(self) -> None:
+        """Return once all that the inbox holds at this moment is settled, or after a bound.
+
+        A bus that is lost costs the bound once, and not again until it is back.
+        """
+        if self._gave_up and not self._bus.connected:
+            return
+        try:
+            async with asyncio.timeout(BACKLOG_SECONDS_MAX):
+                await self._until_settled()
+            self._gave_up = False
+        except TimeoutError:
+            self._gave_up = True
+            log.warning("goes on without what may be waiting on the bus")
+
+    async def _until_settled(self) -> None:
+        following: int | None = None
+        for looks in count(1):
+            with suppress(BusError):
+                held = await self._bus.unsettled(subjects.STREAM_INBOX)
+                following = held.stop if following is None else following
+                # A stream made anew counts from the beginning: what we knew of is not in it.
+                if not held or not held.start < following <= held.stop:
+                    return
+            await asyncio.sleep(pause_after(looks, first=LOOK_FIRST, most=LOOK_MAX, chance=0.0))
 
 
 async def _bring_in(bus: Bus, recovery: Recovery, deliveries: Sequence[Delivery]) -> None:

@@ -7,7 +7,8 @@ written counts.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -44,6 +45,10 @@ class ForeignFactError(ValueError):
     """An envelope that its source may not say, or about a workspace that nobody registered."""
 
 
+class _OutdatedError(Exception):
+    """A silence of the log ended since this was found due: it is to be looked at anew."""
+
+
 @dataclass(frozen=True, slots=True)
 class Folded:
     """One workspace as far as the log tells: ``version`` counts the events of its stream."""
@@ -57,11 +62,19 @@ class Folded:
 Admit = Callable[[Envelope, Folded], bool]
 """Whether a fact is wanted where its workspace stands now. Raises ForeignFactError."""
 
+Heard = Callable[[], Awaitable[None]]
+"""Returns when what was said before it was called has been listened to, or cannot be waited for."""
+
+
+async def _nothing_waits() -> None:
+    """For a recovery to which nobody speaks through a bus."""
+
 
 class Recovery:
     """All workspaces of this installation, folded once and kept with their version.
 
-    ``term`` gives the writer term to append under, and raises when the lease is gone.
+    ``term`` gives the writer term to append under, and raises when the lease is gone. ``heard`` is
+    waited for before any deadline counts as missed.
     """
 
     def __init__(
@@ -73,6 +86,7 @@ class Recovery:
         new_id: NewId,
         installation: str,
         ports: Sequence[int],
+        heard: Heard = _nothing_waits,
         waits: Waits | None = None,
     ) -> None:
         self._log = log
@@ -81,6 +95,8 @@ class Recovery:
         self._new_id = new_id
         self._installation = installation
         self._ports = ports
+        self._heard = heard
+        self._silences = 0
         self._folded: dict[WorkspaceName, Folded] = {}
         self._one_writer = asyncio.Lock()
         self._changed: list[asyncio.Event] = []
@@ -172,13 +188,29 @@ class Recovery:
         await self._say(event, still_wanted=lambda state: True)
 
     async def tick(self) -> None:
-        """Record every deadline and wait that is over."""
-        for workspace in list(self._folded):
-            for event in deadlines.due(self.state(workspace), self._now()):
-                await self._say(event, still_wanted=self._still_due(event))
+        """Record every deadline and wait that is over.
 
-    def _still_due(self, event: Event) -> Callable[[State], bool]:
+        While this process, the bus or the log was away, the fact that met a deadline may have
+        waited where nobody read it. So what was said is heard first, each time something seems
+        due: that needs no knowledge of what was away, or when. If a silence of the log ended since,
+        the next tick asks again: what it held up may be the fact.
+        """
+        if not any(self._due(workspace) for workspace in self._folded):
+            return
+        silences = self._silences
+        await self._heard()
+        with suppress(_OutdatedError):
+            for workspace in list(self._folded):
+                for event in self._due(workspace):
+                    await self._say(event, still_wanted=self._still_due(event, silences))
+
+    def _due(self, workspace: WorkspaceName) -> Sequence[Event]:
+        return deadlines.due(self.state(workspace), self._now())
+
+    def _still_due(self, event: Event, silences: int) -> Callable[[State], bool]:
         def still_due(state: State) -> bool:
+            if self._silences != silences:
+                raise _OutdatedError
             again = deadlines.due(state, self._now())
             return any(type(event) is type(other) for other in again)
 
@@ -193,9 +225,14 @@ class Recovery:
     async def _record(self, facts: Sequence[Envelope], *, admit: Admit) -> dict[UUID, Exception]:
         async with self._one_writer:
             try:
-                return await self._appended(facts, admit)
-            finally:
+                refused = await self._appended(facts, admit)
+            except _OutdatedError:
+                raise  # nothing was written: nobody knows yet whether the log takes anything again
+            except BaseException:
                 self._patience.over()
+                raise
+            self._patience.over()
+            return refused
 
     async def _appended(self, facts: Sequence[Envelope], admit: Admit) -> dict[UUID, Exception]:
         workspaces = {fact.event.workspace: None for fact in facts}  # a set that keeps its order
@@ -219,6 +256,7 @@ class Recovery:
                 # be read but not written to (read-only, its disk full) is waited for as well.
                 await self._patience.wait(str(error))
                 await self._until_caught_up(workspaces)
+                self._silences += 1
                 continue
             for envelope in recorded:
                 self._take(envelope)

@@ -20,6 +20,7 @@ _SUBJECTS = {STREAM_EVENTS: ALL_EVENTS, STREAM_INBOX: ALL_INBOX}
 class _Queued:
     """A message on its way to one durable. ``due`` is when it may be given (again)."""
 
+    sequence: int
     subject: str
     body: bytes
     due: float = 0.0
@@ -87,7 +88,7 @@ class MemoryBus:
         body = codec.encode(envelope)
         stream.ids.add(envelope.id)
         stream.messages.append((subject, body))
-        stream.queued.append(_Queued(subject, body))
+        stream.queued.append(_Queued(len(stream.messages), subject, body))
         await self._say(subject, body)
         self.wake()
 
@@ -187,6 +188,12 @@ class MemoryBus:
         messages = self._streams[stream].messages
         position = codec.decode(messages[-1][1]).position if messages else None
         return StreamState(last_sequence=len(messages), last_position=position)
+
+    async def unsettled(self, stream: str) -> range:
+        self._must_be_connected(stream)
+        held = self._streams[stream]
+        following = len(held.messages) + 1
+        return range(min((m.sequence for m in held.queued), default=following), following)
 
     def published(self, stream: str) -> list[Envelope]:
         """Everything that a stream was given, for assertions."""

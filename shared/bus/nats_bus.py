@@ -443,6 +443,13 @@ class NatsBus:
         position = _position(newest[0].body) if newest else None
         return StreamState(last_sequence=last, last_position=position)
 
+    async def unsettled(self, stream: str) -> range:
+        info = await self._info(stream)
+        if info is None:
+            return range(0)
+        state = info["state"]
+        return range(max(int(state["first_seq"]), 1), int(state["last_seq"]) + 1)
+
     # --- the bucket --------------------------------------------------------------------------
 
     async def entries(self) -> dict[str, bytes]:

@@ -149,3 +149,11 @@ class Backbone(Bus, Protocol):
     async def stream_state(self, stream: str) -> StreamState | None:
         """What a stream holds, None when it does not exist. Raises BusError."""
         ...
+
+    async def unsettled(self, stream: str) -> range:
+        """The sequences from the oldest to the newest message that a work queue still holds.
+
+        What was settled is gone from it, so it is empty when all was; ``stop`` is the sequence
+        of the next message. Empty, too, where there is no such stream. Raises BusError.
+        """
+        ...

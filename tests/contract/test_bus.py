@@ -189,6 +189,32 @@ async def test_a_message_reaches_a_waiting_consumer_at_once(connect: As) -> None
         assert asyncio.get_running_loop().time() - started < 0.5
 
 
+async def test_what_the_inbox_still_holds_is_what_nobody_has_settled(connect: As) -> None:
+    async with connect("health") as health, connect("recovery") as recovery:
+
+        async def held() -> range:
+            return await recovery.unsettled(subjects.STREAM_INBOX)
+
+        async def settled(next_to_settle: int) -> None:
+            async with asyncio.timeout(10):
+                while (await held()).start != next_to_settle:
+                    await asyncio.sleep(0.01)
+
+        assert await held() == range(1, 1)
+        for number in range(3):
+            await health.publish(INBOX, seen(number))
+        assert await held() == range(1, 4)
+        consumer = Consumer(recovery)
+        await (await consumer.next()).term()
+        second = await consumer.next()
+        await settled(2)
+        await (await consumer.next()).ack()
+        assert (await held()).start == 2, "the oldest that is not settled, whatever came after it"
+        await second.ack()
+        await settled(4)
+        assert await held() == range(4, 4)
+
+
 async def test_nothing_can_be_published_where_no_stream_listens(connect: As) -> None:
     async with connect("recovery") as recovery:
         with pytest.raises(BusError):
