@@ -1,5 +1,7 @@
 """Reading settings from the environment, with errors that name the variable."""
 
+import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,6 +56,15 @@ class Environment:
         if not ports or not all(0 < port < 65536 for port in ports):
             raise SettingsError(f"DUMONT_{name}={text!r} is not a range such as 20000-20009")
         return ports
+
+    def replica(self) -> str:
+        """The name of this process among its like: ``DUMONT_REPLICA``, or host name and number.
+
+        No two processes that live under one host name have one number. A container has a host
+        name of its own and its process the same number each time, so that it keeps its name
+        over restarts.
+        """
+        return self.text("REPLICA", f"{socket.gethostname()}-{os.getpid()}")
 
     def words(self, name: str, default: str = "") -> tuple[str, ...]:
         """A list with commas between; may be empty."""

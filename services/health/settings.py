@@ -50,7 +50,7 @@ class Settings:
             provider_pace=env.number("PROVIDER_PACE", 1.0),
             silent_share=env.number("SILENT_SHARE", 1.0),
             silent_hosts_min=int(env.number("SILENT_HOSTS_MIN", 3)),
-            replica=env.text("REPLICA", "health"),
+            replica=env.replica(),
             ready_file=env.path("READY_FILE"),
             log_level=_level(env.text("LOG_LEVEL", "INFO")),
             failpoints=env.path("FAILPOINTS"),

@@ -1,7 +1,6 @@
 """Which adapter plays which port, and which loops make up the service."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -71,14 +70,13 @@ async def recovery(settings: Settings) -> AsyncIterator[Parts]:
                 settings.nats_url, settings.nats_user, settings.nats_password, waits=waits
             )
         )
-        replica = settings.replica or f"{socket.gethostname()}-{clock.new_id()}"
         acting = asyncio.Event()
         await stack.enter_async_context(
-            beating(bus, SOURCE, waits, replica=replica, acting=acting.is_set)
+            beating(bus, SOURCE, waits, replica=settings.replica, acting=acting.is_set)
         )
         lease = Lease(
             writer,
-            holder=replica,
+            holder=settings.replica,
             seconds=settings.lease_seconds,
             monotonic=clock.steady,
             waits=waits,

@@ -16,8 +16,8 @@ INSTALLATION = re.compile(r"[a-z][a-z0-9]{0,10}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """``replica`` names this process among its like, over restarts: its own lease is taken back
-    at once. Empty: a name of its own each time, and a restart waits until the old lease ends.
+    """``replica`` names this process among its like. Under the same name after a restart it takes
+    its own lease back at once; under another one it waits until that ends.
     """
 
     nats_url: str
@@ -100,7 +100,7 @@ class Settings:
             brake_share=env.number("BRAKE_SHARE", 0.5),
             brake_workspaces_min=int(env.number("BRAKE_WORKSPACES_MIN", 5)),
             rsync_oldest=env.text("RSYNC_OLDEST", "3.5.0"),
-            replica=env.text("REPLICA", ""),
+            replica=env.replica(),
             ready_file=env.path("READY_FILE"),
             head_file=env.path("HEAD_FILE"),
             head_seconds=env.number("HEAD_SECONDS", 60.0),

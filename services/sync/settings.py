@@ -33,7 +33,7 @@ class Settings:
             nats_user=env.text("NATS_USER", "sync"),
             nats_password=env.secret("NATS_PASSWORD"),
             assignment_lease=env.number("ASSIGNMENT_LEASE", 30.0),
-            replica=env.text("REPLICA", "sync"),
+            replica=env.replica(),
             ready_file=env.path("READY_FILE"),
             log_level=_level(env.text("LOG_LEVEL", "INFO")),
             failpoints=env.path("FAILPOINTS"),

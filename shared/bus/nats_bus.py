@@ -50,6 +50,7 @@ TOO_BIG = 10054
 """JetStream's error code for a message above the ``max_msg_size`` of its stream."""
 
 READ_BATCH = 500
+_DURABLE = f"{STREAM_INBOX}.{DURABLE_RECOVERY}"
 _STORED_LATER = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """An event is heard a moment before its stream has it on disk: look again after these seconds."""
 
@@ -479,10 +480,8 @@ class NatsBus:
             if await self._info(str(config["name"])) is None:
                 await self._api(f"STREAM.CREATE.{config['name']}", config)
                 made = True
-        durable = f"{STREAM_INBOX}.{DURABLE_RECOVERY}"
-        if await self._found(f"CONSUMER.INFO.{durable}") is None:
-            request = {"stream_name": STREAM_INBOX, "config": CONSUMER, "action": ""}
-            await self._api(f"CONSUMER.CREATE.{durable}", request)
+        if await self._found(f"CONSUMER.INFO.{_DURABLE}") is None:
+            await self._put_durable()
             made = True
         return made
 
@@ -490,6 +489,14 @@ class NatsBus:
         """Bring what is there to the configuration of this version (``admin`` may)."""
         for config in STREAMS:
             await self._api(f"STREAM.UPDATE.{config['name']}", config)
+        held = (await self._api(f"CONSUMER.INFO.{_DURABLE}"))["config"]
+        if any(held.get(name) != value for name, value in CONSUMER.items()):
+            await self._put_durable()
+
+    async def _put_durable(self) -> None:
+        """Make the durable, or give the one that is there its configuration of this version."""
+        request = {"stream_name": STREAM_INBOX, "config": CONSUMER, "action": ""}
+        await self._api(f"CONSUMER.CREATE.{_DURABLE}", request)
 
     async def _info(self, stream: str) -> dict[str, Any] | None:
         return await self._found(f"STREAM.INFO.{stream}")

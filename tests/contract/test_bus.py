@@ -19,7 +19,7 @@ from shared.bus.memory import MemoryBus, matches
 from shared.bus.nats_bus import NatsBus
 from shared.bus.permissions import USERS, ServerConfig, password_file
 from shared.bus.port import Backbone, BusError, Delivery
-from shared.bus.streams import DURABLE_RECOVERY, KV_STREAM
+from shared.bus.streams import CONSUMER, DURABLE_RECOVERY, KV_STREAM, SECOND
 from shared.envelope import Envelope
 from shared.events.health import HealthFailed
 from shared.events.recovery import RecoveryStarted
@@ -689,6 +689,27 @@ async def test_set_up_is_repeatable_and_puts_changed_streams_right(nats: Nats) -
         await admin.update_streams()
     async with user(nats, "recovery") as recovery:
         assert not await recovery.ensure_streams()
+
+
+async def test_set_up_gives_a_durable_of_before_the_times_of_this_version(
+    nats: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await empty(nats)
+    async with user(nats, "health") as health, user(nats, "recovery") as recovery:
+        for number in range(2):
+            await health.publish(INBOX, seen(number))
+        consumer = Consumer(recovery, batch=1)
+        await (await consumer.next()).ack()
+        assert failures(await consumer.next()) == 1, "taken, and not settled"
+        newer = {**CONSUMER, "ack_wait": SECOND // 2, "max_ack_pending": 3}
+        monkeypatch.setattr("shared.bus.nats_bus.CONSUMER", newer)
+        async with user(nats, "admin") as admin:
+            await admin.update_streams()
+            held = await admin._api(f"CONSUMER.INFO.{subjects.STREAM_INBOX}.{DURABLE_RECOVERY}")
+        assert {name: held["config"][name] for name in newer} == newer
+        again = await consumer.next()
+        assert (failures(again), again.redelivered) == (1, True), "it is where it was"
+        await again.ack()
 
 
 async def test_what_recovery_may_make_is_exactly_what_is_missing(own_nats: Nats) -> None:
