@@ -20,7 +20,7 @@ PROCESSES = ("recovery-1", "recovery-2", "health", "sync", "api")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """``at`` seconds after the start, for ``seconds``. ``share`` says how bad, 0 to 1."""
+    """``at`` seconds after the start, for ``seconds``. ``share`` says how bad, from 0 to below 1."""
 
     at: float
     kind: str
@@ -358,7 +358,7 @@ def planned(
                 kind=name,
                 target=chance.choice(kind.targets),
                 seconds=round(shortest + chance.random() ** 2 * (longest - shortest), 1),
-                share=round(chance.random(), 3),
+                share=int(chance.random() * 1000) / 1000,
             )
         )
     return sorted(faults, key=lambda fault: (fault.at, fault.kind, fault.target))

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from cli.embedded.postgres import ROLES
+from lab import clock
 from lab.book import Book, Truth
 from services.recovery.setup import migrate
 from shared.codec import UndecodableError
@@ -81,7 +82,7 @@ async def log(request: pytest.FixtureRequest) -> AsyncIterator[LogWriter]:
         yield MemoryLog()
         return
     if request.param == "lab":
-        yield Book(Truth(), Random(1))
+        yield Book(Truth(now=clock.now), Random(1))
         return
     server: Postgres = request.getfixturevalue("postgres")
     await server.empty()
