@@ -1,7 +1,7 @@
 """What health and sync are to do for a workspace: published by recovery, one key each.
 
-The value in the bucket is the whole truth at ``position`` of the log; a watcher ignores one
-that is older by (epoch, position) than what it has.
+The value in the bucket is the whole truth since ``position`` of the log, the event that made it
+so; a watcher ignores one that is older by (epoch, position) than what it has.
 """
 
 from dataclasses import dataclass, field

@@ -6,11 +6,13 @@ at each start, after each reconnect and now and then.
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from services.recovery.domain.obligations import assignment
 from services.recovery.domain.state import Phase
 from services.recovery.service import Folded, Recovery
 from shared import assignments
+from shared.assignments import Assignment
 from shared.bus.port import Bus, BusError
 from shared.machines import WorkspaceName
 from shared.patience import BUS, Waits
@@ -18,6 +20,15 @@ from shared.waiting import comes
 
 REPEAT_SECONDS = 10.0
 """So often all keys are put again although nothing changed."""
+
+
+@dataclass(slots=True)
+class _Made:
+    """An assignment as it was encoded last. ``of`` is the newest state of which it is true."""
+
+    of: Folded
+    made: Assignment
+    value: bytes
 
 
 class Assigner:
@@ -46,8 +57,7 @@ class Assigner:
         self._may_act = may_act
         self._changed = recovery.changes()
         self._put: dict[str, bytes] = {}
-        self._last: dict[WorkspaceName, tuple[Folded, str, bytes]] = {}
-        """Of what, and with which CA, each assignment was encoded last."""
+        self._last: dict[WorkspaceName, _Made] = {}
         self._patience = (waits or Waits()).patience(BUS)
 
     def put_again(self) -> None:
@@ -73,9 +83,14 @@ class Assigner:
         """Until cancelled: after a reconnect or a change of the bucket, put what is missing."""
         async for _ in self._bus.changes():
             with contextlib.suppress(BusError):
+                put = dict(self._put)
                 there = await self._bus.entries()
-                if any(there.get(key) != value for key, value in self._put.items()):
-                    self.put_again()
+                # What was put meanwhile, the answer may not show yet.
+                gone = [key for key in put if there.get(key) != put[key] == self._put.get(key)]
+                for key in gone:
+                    del self._put[key]
+                if gone:
+                    self._changed.set()
 
     async def _publish(self) -> None:
         wanted = {assignments.SYSTEM_KEY: self._system} | {
@@ -90,14 +105,20 @@ class Assigner:
                 self._put[key] = value
 
     def _encoded(self, workspace: WorkspaceName, folded: Folded) -> bytes:
-        """Encoded anew only after an event of this workspace, or with another CA."""
+        """Made anew only after an event of this workspace, or with another CA.
+
+        Most events change nothing for health and sync: then the value stays what it was, position
+        and all, and nobody is woken.
+        """
         host_ca = self._host_ca(workspace)
         last = self._last.get(workspace)
-        if last is not None and last[0] is folded and last[1] == host_ca:
-            return last[2]
+        if last is not None and last.of is folded and last.made.host_ca == host_ca:
+            return last.value
         made = assignment(
             folded.state, position=folded.position, host_ca=host_ca, user_ca=self._user_ca
         )
-        value = assignments.encode(made)
-        self._last[workspace] = (folded, host_ca, value)
+        if last is not None and replace(last.made, position=made.position) == made:
+            last.of = folded
+            return last.value
+        self._last[workspace] = _Made(folded, made, value := assignments.encode(made))
         return value

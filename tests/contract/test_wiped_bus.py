@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -15,6 +16,7 @@ import nats as nats_py
 import pytest
 
 from services.recovery.assigner import Assigner
+from services.recovery.domain.obligations import assignment
 from services.recovery.relay import Relay
 from services.recovery.service import Recovery
 from shared import assigned, subjects
@@ -83,8 +85,13 @@ class Controller:
 
     def told(self, watchers: "list[Watcher]") -> bool:
         """Whether every watcher knows what was decided last."""
-        newest = self.recovery.states[WS].position
-        return all(watcher.position == newest for watcher in watchers)
+        wanted = self.wanted()
+        return all(watcher.acts_on(wanted) for watcher in watchers)
+
+    def wanted(self) -> Assignment:
+        """What is to be done, at whatever position of the log."""
+        folded = self.recovery.states[WS]
+        return assignment(folded.state, position=0, host_ca="", user_ca="")
 
 
 class Watcher:
@@ -99,10 +106,9 @@ class Watcher:
             for assignment in found:
                 self._newest = assignment
 
-    @property
-    def position(self) -> int | None:
-        """The last event that it acts on."""
-        return self._newest.position if self._newest else None
+    def acts_on(self, wanted: Assignment) -> bool:
+        """Whether that is what it was told last."""
+        return self._newest is not None and replace(self._newest, position=0) == wanted
 
 
 async def delete_bucket(server: Nats) -> None:
@@ -152,9 +158,11 @@ async def test_what_is_decided_after_the_loss_of_all_streams_is_acted_on_within_
         await controller.recovery.listen(request("register", path="/workspace", origin="empty"))
         await until(lambda: controller.told(watchers), within=20)
 
+        before = controller.wanted()
         await lose(own_nats)
         lost_at = time.monotonic()
-        await controller.recovery.listen(request("pause"))
+        await controller.recovery.listen(request("remove"))
+        assert controller.wanted() != before
         await until(lambda: controller.told(watchers), within=60)
         assert time.monotonic() - lost_at < ACTS_WITHIN
         head = await log.head()
