@@ -82,15 +82,6 @@ class Callback(asyncio.TimerHandle):
     def cancel(self) -> None:
         self._cancelled = True
 
-    def _run(self) -> None:
-        try:
-            self.context.run(self._call, *self._arguments)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            message = f"Exception in {self}"
-            self._virtual_loop.call_exception_handler({"message": message, "exception": error})
-
     def __repr__(self) -> str:
         return f"<Callback {self._call}>"
 
@@ -175,9 +166,15 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
             if callback._cancelled:
                 continue
             self.turns += 1
-            process = callback.context.get(CURRENT)
+            context = callback.context
+            process = context.get(CURRENT)
             if process is None or process.life is Life.RUNNING:
-                callback._run()
+                try:
+                    context.run(callback._call, *callback._arguments)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    self.call_exception_handler({"message": repr(callback), "exception": error})
             elif process.life is Life.STOPPED:
                 process.held.append(callback)
 
@@ -187,8 +184,9 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         while not ready:
             if not timers:
                 raise RuntimeError("everything waits and no timer is set: a deadlock")
-            if timers[0][0] > self._seconds:
-                self._seconds = timers[0][0]
+            moment = timers[0][0]
+            if moment > self._seconds:
+                self._seconds = moment
                 self._steps = 0
             while timers and timers[0][0] <= self._seconds:
                 timer = pop(timers)[2]

@@ -285,7 +285,7 @@ WORKSPACES = ("one", "two", "three")
 
 KINDS: dict[str, Kind] = {
     "process.kill": Kind(8, (0, 0), _kill, targets=PROCESSES),
-    "process.pause": Kind(4, (20, 300), _pause, _resume, targets=PROCESSES),
+    "process.pause": Kind(4, (20, 900), _pause, _resume, targets=PROCESSES),
     "log.silent": Kind(2, (10, 90), *_log("silent", _on(True), False)),
     "log.slow": Kind(2, (60, 300), *_log("slow", _share(4.0), 0.0)),
     "log.answers-lost": Kind(3, (60, 600), *_log("answers_lost", _share(0.5), 0.0)),

@@ -44,7 +44,7 @@ class People:
     async def work(self, workspace: WorkspaceName) -> None:
         """Write every now and then, until cancelled."""
         while True:
-            await asyncio.sleep(5 + self._chance.random() * 50)
+            await asyncio.sleep(20 + self._chance.random() * 200)
             self._write(workspace)
 
     def _write(self, workspace: WorkspaceName) -> None:

@@ -41,17 +41,17 @@ PORTS = tuple(range(20_000, 20_010))
 class Intervals:
     """How often the services look, in seconds: seldom, since a look costs and time does not."""
 
-    drive: float = 30.0
-    keep: float = 30.0
-    sweep: float = 120.0
-    poll: float = 20.0
+    drive: float = 120.0
+    keep: float = 120.0
+    sweep: float = 240.0
+    poll: float = 30.0
     settle: float = 60.0
     renew: float = 3600.0
-    repeat: float = 120.0
-    lease: float = 60.0
-    relay: float = 60.0
-    follow: float = 120.0
-    assignment_lease: float = 300.0
+    repeat: float = 600.0
+    lease: float = 240.0
+    relay: float = 120.0
+    follow: float = 240.0
+    assignment_lease: float = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

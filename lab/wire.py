@@ -11,7 +11,7 @@ from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
-from lab.clock import CURRENT, Happening, Life, running
+from lab.clock import CURRENT, Happening, Life, VirtualTimeLoop, running
 
 T = TypeVar("T")
 
@@ -43,22 +43,29 @@ class Wire:
         future: asyncio.Future[T] = loop.create_future()
         if process is not None and process.life is Life.DEAD:
             return await future  # what is unwound of a killed process reaches nobody
-        draw = self._chance.random
-
-        def arrive() -> None:
-            answer: Happening
-            try:
-                result = effect()
-                answer = partial(_settle, future, result)
-            except Exception as error:  # an error is an answer like any other
-                answer = partial(_fail, future, error)
-            if lost is None:
-                loop.arrange(draw() * self.latency, answer)
-            else:
-                loop.arrange(patience, partial(_fail, future, lost))
-
-        loop.arrange(takes + draw() * self.latency, arrive)
+        if takes:
+            loop.arrange(takes, partial(self._happens, loop, future, effect, lost, patience))
+        else:
+            self._happens(loop, future, effect, lost, patience)
         return await future
+
+    def _happens(
+        self,
+        loop: VirtualTimeLoop,
+        future: "asyncio.Future[T]",
+        effect: Callable[[], T],
+        lost: Exception | None,
+        patience: float,
+    ) -> None:
+        answer: Happening
+        try:
+            answer = partial(_settle, future, effect())
+        except Exception as error:  # an error is an answer like any other
+            answer = partial(_fail, future, error)
+        if lost is None:
+            loop.arrange(self._chance.random() * self.latency, answer)
+        else:
+            loop.arrange(patience, partial(_fail, future, lost))
 
     async def nothing(self, error: Exception, *, after: float) -> None:
         """Nobody is there: raises ``error`` after so many seconds."""

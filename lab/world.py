@@ -39,9 +39,10 @@ from shared.machines import WorkspaceName
 from shared.subjects import inbox
 
 POLICY: dict[str, Any] = {
-    "health_interval": 90.0,
+    "health_interval": 240.0,
     "failover_threshold": 2,
-    "sync_interval": 180.0,
+    "sync_interval": 600.0,
+    "generation_age_max": 2700.0,
     "probe_timeout": 5.0,
     "cooldown": 60.0,
     "ssh_timeout": 240.0,
@@ -80,7 +81,8 @@ class Plan:
     faults: tuple[Fault, ...] | None = None
     """In place of those that the seed would plan: what a stored story does."""
     failovers_min: int = FAILOVERS_MIN
-    losses_max: int = 4
+    """The run goes on until it saw so many, and takes no GPU afterwards; 0: as many as come."""
+    losses_max: int = 100
     replicas: int = 2
     traces: tuple[Trace, ...] = ()
     quiet: float = 600.0
@@ -125,7 +127,7 @@ class World:
         self.grounds.moods.promotes_sealed_only = plan.guards.sealed_only
         self.endpoint = LabEndpoint(PORTS, self.fleet, self.chance.of("endpoint"))
         self.endpoint.on_point = self.oracle.pointed
-        self.server = Server(self.chance.of("bus"), recheck=60.0, on_kept=self._kept)
+        self.server = Server(self.chance.of("bus"), recheck=120.0, on_kept=self._kept)
         self.book = self._log()
         self._acting = ""
         self.requests: Requests | None = None
@@ -244,7 +246,8 @@ class World:
             process.start()
         names = [WorkspaceName(name) for name in self.plan.workspaces]
         for name in names:
-            self.spawn(self.people.register(name, POLICY))
+            # A watch is only an earlier copy: one workspace is enough to see that it does no harm.
+            self.spawn(self.people.register(name, POLICY | {"watch": name == names[0]}))
             self.spawn(self.people.work(name))
             self.spawn(self.people.look_after(name))
             self.spawn(self._lose(name))
@@ -270,7 +273,7 @@ class World:
             while not self._protected(workspace):
                 await asyncio.sleep(30)
             await asyncio.sleep(loss.gap)
-            if not self._losing:
+            if not self._losing or 0 < self.plan.failovers_min <= self.failovers():
                 return
             primary = self.oracle.book(workspace).state.primary
             machine = self.fleet.of(primary) if primary else None
