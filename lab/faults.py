@@ -20,7 +20,7 @@ PROCESSES = ("recovery-1", "recovery-2", "health", "sync", "api")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """``at`` seconds after the start, for ``seconds``. ``share`` says how bad, from 0 to below 1."""
+    """``at`` seconds after the start, for ``seconds``. ``share`` says how bad, 0 to below 1."""
 
     at: float
     kind: str

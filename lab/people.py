@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lab.machines import Content, Machine
@@ -40,6 +41,7 @@ class People:
         self._chance = world.chance.of("people")
         self._writes = 0
         self._wishes = 0
+        self._one_wish: dict[WorkspaceName, asyncio.Lock] = {}
 
     async def work(self, workspace: WorkspaceName) -> None:
         """Write every now and then, until cancelled."""
@@ -108,19 +110,24 @@ class People:
                 await self._ask(workspace, "recover", {})
 
     async def _ask(self, workspace: WorkspaceName, verb: str, arguments: dict[str, Any]) -> None:
-        """The same request under the same key until it was taken."""
+        """The same request under the same key until it is in the log, and only then the next."""
         self._wishes += 1
         key = f"wish-{self._wishes}"
+        async with self._one_wish.setdefault(workspace, asyncio.Lock()):
+            await self._until_recorded(workspace, verb, arguments, key)
+
+    async def _until_recorded(
+        self, workspace: WorkspaceName, verb: str, arguments: dict[str, Any], key: str
+    ) -> None:
         world = self._world
         for _ in range(30):
             if world.requests is not None:
-                try:
+                with suppress(NotTakenError, TimeoutError):
                     async with asyncio.timeout(60):
-                        await world.requests.submit(
+                        operation = await world.requests.submit(
                             verb, workspace, arguments, actor=ACTOR, key=key
                         )
-                    world.meet(f"people: asked to {verb}")
-                    return
-                except (NotTakenError, TimeoutError):
-                    pass
+                    if operation.position is not None:
+                        world.meet(f"people: asked to {verb}")
+                        return
             await asyncio.sleep(20)

@@ -28,7 +28,7 @@ from lab.wire import WORLD
 from services.api.service import Follower, Requests
 from services.recovery.domain.freshness import staleness
 from services.recovery.domain.mortality import BOTH_LOST, only_on_the_gpu
-from services.recovery.domain.state import Phase
+from services.recovery.domain.state import End, Phase
 from services.recovery.service import Recovery
 from shared import codec
 from shared.clock import NewId
@@ -379,9 +379,12 @@ class World:
             ]
             wanted = [host.provider_id] if host is not None and host.provider == provider else []
             # Where the only copy is gone, what may still have the data is left to people.
-            kept = {c.provider_id for c in state.condemned if c.keep}
+            halted = state.phase is Phase.HALTED
+            kept = {
+                c.provider_id for c in state.condemned if c.keep or (halted and c.end is End.STOP)
+            }
             billed = [provider_id for provider_id in billed if provider_id not in kept]
-            if provider == "vast" and state.phase is Phase.HALTED:
+            if provider == "vast" and halted:
                 # It is gone, and kept in mind should it come back with the data.
                 wanted = [provider_id for provider_id in wanted if provider_id in billed]
             self.oracle.demand(

@@ -183,7 +183,10 @@ class Requests:
         identity = uuid5(IDEMPOTENCY, f"{actor}\n{key}") if key else self._new_id()
         earlier = self.operation(identity)
         if earlier is not None:
-            return _same(earlier, verb, workspace, arguments)
+            _demand_same(earlier, verb, workspace, arguments)
+            if earlier.position is not None:
+                return earlier
+            # Taken, and still not in the log: the bus may have lost it. Twice is recorded once.
         view = self._follower.board.workspace(workspace)
         envelope = Envelope(
             id=identity,
@@ -233,13 +236,12 @@ class Requests:
             self._unrecorded.popitem(last=False)
 
 
-def _same(
+def _demand_same(
     earlier: Operation, verb: str, workspace: WorkspaceName, arguments: Mapping[str, Any]
-) -> Operation:
+) -> None:
     asked_for = (verb, workspace, dict(arguments))
     if (earlier.verb, earlier.workspace, dict(earlier.arguments)) != asked_for:
         raise KeyReusedError(earlier)
-    return earlier
 
 
 async def exported_head(bus: Bus) -> str | None:

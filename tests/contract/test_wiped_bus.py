@@ -103,8 +103,8 @@ class Watcher:
 
     async def run(self) -> None:
         async for found in assigned.read(self._bus, Waits()):
-            for assignment in found:
-                self._newest = assignment
+            for newest in found:
+                self._newest = newest
 
     def acts_on(self, wanted: Assignment) -> bool:
         """Whether that is what it was told last."""

@@ -62,11 +62,17 @@ def answer_plainly(request: RequestReceived) -> Event | None:
 
 @dataclass
 class LossyBus(MemoryBus):
-    """Takes what is asked and, while ``losing_answers``, does not confirm it."""
+    """Takes what is asked and, while ``losing_answers``, does not confirm it.
+
+    While ``forgetting`` it confirms and loses it: its store was wiped.
+    """
 
     losing_answers: bool = False
+    forgetting: bool = False
 
     async def publish(self, subject: str, envelope: Envelope) -> None:
+        if self.forgetting:
+            return
         await MemoryBus.publish(self, subject, envelope)
         if self.losing_answers and subject.startswith("dumont.inbox."):
             raise BusError(f"{subject}: no answer in 5 s")

@@ -242,6 +242,23 @@ async def test_a_request_that_is_taken_and_not_recorded_yet_has_an_operation(
     assert (operation["status"], operation["recorded"]) == ("pending", False)
 
 
+@fault(15, 26)
+@pytest.mark.usefixtures("impatient")
+async def test_a_repeat_of_a_request_that_the_bus_lost_puts_it_in_the_log(stage: Stage) -> None:
+    await stage.told(Tale().registered())
+    key = {"Idempotency-Key": "k-4"}
+    stage.bus.forgetting = True
+    first = await stage.http.post("/v1/workspaces/train/recover", headers=key)
+    stage.bus.forgetting = False
+    assert first.json()["recorded"] is False
+    await stage.http.post("/v1/workspaces/train/recover", headers=key)
+    assert await stage.front.follower.until(lambda board: len(asked(stage)) == 1, 5)
+    again = await stage.http.post("/v1/workspaces/train/recover", headers=key)
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.json()["recorded"] is True
+    assert len(asked(stage)) == 1
+
+
 async def test_an_unknown_operation_is_a_problem(stage: Stage) -> None:
     answer = await stage.http.get("/v1/operations/00000000-0000-4000-8000-000000000000")
     assert answer.status_code == 404

@@ -1,4 +1,4 @@
-"""What health and sync are to do reaches them when it changes, and wakes nobody when it does not."""
+"""What health and sync are to do reaches them when it changes. Nothing else wakes them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
