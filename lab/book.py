@@ -37,6 +37,9 @@ class Truth(MemoryLog):
             self._expires_at = self.now()  # whoever asks gets it
         return await MemoryLog.acquire(self, holder, seconds)
 
+    async def renew(self, term: int, seconds: float) -> bool:
+        return not self.lease_checked or await MemoryLog.renew(self, term, seconds)
+
     async def append_all(self, batches: Sequence[Batch], *, term: int) -> list[Envelope]:
         if not self.version_checked:
             ends = {stream: len(positions) for stream, positions in self._streams.items()}

@@ -18,7 +18,7 @@ from shared.bus.memory import matches
 from shared.bus.port import BusError, Delivery, StreamState
 from shared.envelope import Envelope
 from shared.subjects import ALL_EVENTS, ALL_INBOX, STREAM_EVENTS, STREAM_INBOX
-from shared.waiting import comes
+from shared.waiting import News
 
 Published = Callable[[str, Envelope], None]
 _SUBJECTS = {STREAM_EVENTS: ALL_EVENTS, STREAM_INBOX: ALL_INBOX}
@@ -103,7 +103,7 @@ class Server:
         self.hearers: list[tuple[str, Callable[[str, bytes], Awaitable[None]]]] = []
         self.servers: list[tuple[str, Callable[[bytes], Awaitable[bytes]]]] = []
         self.anew = False
-        self._wakers: dict[asyncio.Event, tuple[str, Process | None]] = {}
+        self._wakers: dict[News, tuple[str, Process | None]] = {}
 
     # --- what a message does here
 
@@ -156,9 +156,9 @@ class Server:
                 waker.set()
 
     @contextmanager
-    def woken(self, by: str) -> Iterator[asyncio.Event]:
+    def woken(self, by: str) -> Iterator[News]:
         """An event that is set at news of that kind."""
-        news = asyncio.Event()
+        news = News()
         self._wakers[news] = (by, CURRENT.get())
         try:
             yield news
@@ -222,7 +222,7 @@ class Connection:
                     continue
                 due = min((m.due for m in server.queue), default=now + server.recheck)
                 wait = max(due - now, 0.001) if self.connected else server.recheck
-                await comes(news, wait)
+                await news.comes(wait)
 
     def _give(self, message: _Queued, now: float) -> Delivery:
         message.due = now + self.server.ack_wait
@@ -252,7 +252,7 @@ class Connection:
                     if matches(subject, said_on) and (envelope.position or 0) > known:
                         known = envelope.position or 0
                         yield envelope
-                await comes(news, server.recheck)
+                await news.comes(server.recheck)
 
     async def request(self, subject: str, body: bytes, *, timeout: float) -> bytes:
         await self._answering(subject)
@@ -293,7 +293,7 @@ class Connection:
             while True:
                 news.clear()
                 yield
-                await comes(news, self.server.recheck)
+                await news.comes(self.server.recheck)
 
     async def ensure_streams(self) -> bool:
         await self._answering("streams")

@@ -13,6 +13,7 @@ from datetime import datetime
 import structlog
 
 from shared.clock import Chance, Now, chance, now
+from shared.waiting import News
 
 PAUSE_FIRST = 0.25
 PAUSE_MAX = 2.0
@@ -53,7 +54,7 @@ class Waits:
         chance: Chance = chance,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.changed = asyncio.Event()
+        self.changed = News()
         self._now = now
         self._chance = chance
         self._sleep = sleep

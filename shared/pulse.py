@@ -14,7 +14,6 @@ from pydantic import TypeAdapter
 from shared.bus.port import Bus, BusError
 from shared.patience import Wait, Waits
 from shared.subjects import pulse
-from shared.waiting import comes
 
 INTERVAL = 2.0
 
@@ -69,4 +68,4 @@ async def _beat(
         with suppress(BusError):
             if bus.connected:
                 await bus.publish_raw(pulse(service), encode(said))
-        await comes(waits.changed, INTERVAL)
+        await waits.changed.comes(INTERVAL)

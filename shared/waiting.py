@@ -1,19 +1,50 @@
 """Wait for news, but not for ever.
 
 ``asyncio.wait_for`` of Python 3.11 loses a cancellation that comes together with the news: a loop
-that is to end then goes on, and its process neither works nor ends. Hence this one.
+that is to end then goes on, and its process neither works nor ends. Hence this one, which is also
+what nearly every loop of the product waits in, and as light as it can be.
 """
 
 import asyncio
 
 
-async def comes(news: asyncio.Event, within: float) -> bool:
-    """Whether ``news`` is set within so many seconds. Does not clear it."""
-    if news.is_set():
-        return True
-    try:
-        async with asyncio.timeout(within):
-            await news.wait()
-    except TimeoutError:
-        return False
-    return True
+class News:
+    """Something that was heard, as an ``asyncio.Event`` that is waited for with a limit."""
+
+    __slots__ = ("_here", "_waiters")
+
+    def __init__(self) -> None:
+        self._here = False
+        self._waiters: list[asyncio.Future[bool]] = []
+
+    def is_set(self) -> bool:
+        return self._here
+
+    def set(self) -> None:
+        """Wake everyone who waits, and let nobody wait until it is cleared."""
+        self._here = True
+        for waiter in self._waiters:
+            _answer(waiter, True)
+
+    def clear(self) -> None:
+        self._here = False
+
+    async def comes(self, within: float | None) -> bool:
+        """Whether it is set within so many seconds, None for ever. Does not clear it."""
+        if self._here:
+            return True
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiters.append(waiter)
+        late = None if within is None else loop.call_later(within, _answer, waiter, False)
+        try:
+            return await waiter
+        finally:
+            if late is not None:
+                late.cancel()
+            self._waiters.remove(waiter)
+
+
+def _answer(waiter: asyncio.Future[bool], came: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(came)

@@ -22,6 +22,7 @@ from shared.envelope import Envelope
 from shared.events.requests import RequestReceived
 from shared.machines import WorkspaceName
 from shared.patience import EVENT_LOG, Waits
+from shared.waiting import News
 
 PAGE = 1_000
 POLL_SECONDS = 1.0
@@ -52,8 +53,8 @@ class Follower:
         self._reader = reader
         self._poll_seconds = poll_seconds
         self._patience = (waits or Waits()).patience(EVENT_LOG)
-        self._wake = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._wake = News()
+        self._changed = News()
 
     async def run(self) -> None:
         """Follow for ever. A log that does not answer is asked again; anything else ends us."""
@@ -94,12 +95,7 @@ class Follower:
 
     async def change(self, timeout: float) -> None:
         """Return after the next look at the log, or after ``timeout`` seconds."""
-        changed = self._changed
-        try:
-            async with asyncio.timeout(timeout):
-                await changed.wait()
-        except TimeoutError:
-            return
+        await self._changed.comes(timeout)
 
     async def until(self, met: Callable[[Board], bool], timeout: float) -> bool:
         """Wait until the board satisfies ``met``; False when ``timeout`` seconds are not enough."""
@@ -127,15 +123,11 @@ class Follower:
         return await self._reader.read_workspace(name, after=after, limit=limit)
 
     async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(self._poll_seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+        await self._wake.comes(self._poll_seconds)
         self._wake.clear()
 
     def _announce(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
+        changed, self._changed = self._changed, News()
         changed.set()
 
 

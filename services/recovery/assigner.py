@@ -16,7 +16,6 @@ from shared.assignments import Assignment
 from shared.bus.port import Bus, BusError
 from shared.machines import WorkspaceName
 from shared.patience import BUS, Waits
-from shared.waiting import comes
 
 REPEAT_SECONDS = 10.0
 """So often all keys are put again although nothing changed."""
@@ -76,7 +75,7 @@ class Assigner:
                 await self._patience.wait(f"assignments not published: {error}")
                 continue
             self._patience.over()
-            if not await comes(self._changed, self._repeat):
+            if not await self._changed.comes(self._repeat):
                 self._put.clear()
 
     async def run_on_changes(self) -> None:

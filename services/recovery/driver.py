@@ -22,7 +22,6 @@ from shared.events import Event
 from shared.events.recovery import EffectFailing
 from shared.machines import WorkspaceName
 from shared.patience import pause_after
-from shared.waiting import comes
 
 PAUSE_FIRST = 0.25
 PAUSE_MAX = 15.0
@@ -56,7 +55,7 @@ class Driver:
                 self._changed.clear()
                 await self._recovery.tick()
                 self._reconcile(group)
-                await comes(self._changed, self._interval)
+                await self._changed.comes(self._interval)
 
     def _reconcile(self, group: asyncio.TaskGroup) -> None:
         owed = {  # as a set, but in the order in which it is owed

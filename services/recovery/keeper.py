@@ -15,7 +15,6 @@ from services.recovery.ports import Backend, Endpoint, EndpointError
 from services.recovery.service import Recovery
 from shared.machines import Host
 from shared.patience import Waits
-from shared.waiting import comes
 
 LOAD_BALANCER = "the load balancer"
 
@@ -63,7 +62,7 @@ class Keeper:
             except EndpointError as error:
                 # No growing pause here: people are cut off until it is pointed again.
                 self._patience.say(str(error))
-            await comes(self._changed, self._interval)
+            await self._changed.comes(self._interval)
 
     async def settle(self) -> None:
         """Set whatever differs from the state. Raises EndpointError."""

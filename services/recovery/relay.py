@@ -5,7 +5,6 @@ once was, so a stream that comes back younger or emptier is noticed and filled a
 Listeners drop what they know by event id.
 """
 
-import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -15,7 +14,7 @@ from shared.bus.port import Backbone, BusError, StreamState
 from shared.eventlog.port import LogOlderError, LogUnknownError, LogWriter
 from shared.patience import BUS, EVENT_LOG, Waits
 from shared.subjects import STREAM_EVENTS, event
-from shared.waiting import comes
+from shared.waiting import News
 
 BATCH = 100
 
@@ -35,7 +34,7 @@ class Relay:
         bus: Backbone,
         *,
         term: Callable[[], int],
-        changed: asyncio.Event,
+        changed: News,
         on_renewed: Callable[[], None] = lambda: None,
         poll: float = 1.0,
         waits: Waits | None = None,
@@ -120,5 +119,5 @@ class Relay:
         return position
 
     async def _until_news(self) -> None:
-        if not await comes(self._changed, self._poll):
+        if not await self._changed.comes(self._poll):
             self._published = None  # a quiet moment: look whether the stream is still ours

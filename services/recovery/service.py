@@ -29,6 +29,7 @@ from shared.events.recovery import ProvisionRequested
 from shared.events.requests import RequestReceived
 from shared.machines import MachineId, WorkspaceName
 from shared.patience import EVENT_LOG, Waits
+from shared.waiting import News
 
 APPEND_TRIES_MAX = 20
 PAGE = 1000
@@ -99,7 +100,7 @@ class Recovery:
         self._silences = 0
         self._folded: dict[WorkspaceName, Folded] = {}
         self._one_writer = asyncio.Lock()
-        self._changed: list[asyncio.Event] = []
+        self._changed: list[News] = []
         self._intended: set[MachineId] = set()
         self._patience = (waits or Waits()).patience(EVENT_LOG)
 
@@ -137,9 +138,9 @@ class Recovery:
         """
         return label in self._intended
 
-    def changes(self) -> asyncio.Event:
+    def changes(self) -> News:
         """An event that is set whenever something was recorded; clear it before you look."""
-        event = asyncio.Event()
+        event = News()
         event.set()
         self._changed.append(event)
         return event

@@ -7,7 +7,6 @@ not from what was asked of it: an answer that got lost is made up for by the nex
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -43,6 +42,7 @@ from shared.events.sync import (
 from shared.machines import WorkspaceName
 from shared.patience import Waits
 from shared.voice import Voice
+from shared.waiting import News
 
 SERVICE = "sync"
 _SEALS = UUID("5f6c1f0e-2c1b-4f9e-9f6f-7d7a3d1c9b52")
@@ -119,7 +119,7 @@ class Workspace:
         self._steady = steady
         self._done = mirror.adopt(Done(), None, assignment)
         self._running: dict[Lane, tuple[Job, asyncio.Task[None]]] = {}
-        self._wake = asyncio.Event()
+        self._wake = News()
 
     def assign(self, new: Assignment) -> None:
         """Obey this assignment from now on, unless it is older than the one that holds."""
@@ -182,9 +182,7 @@ class Workspace:
         """Until something happened, or the next job is due."""
         now = self._steady()
         at = mirror.next_at(self._assignment, self._done, now)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if at is None or self._expired() else at - now):
-                await self._wake.wait()
+        await self._wake.comes(None if at is None or self._expired() else at - now)
 
     # --- copies ---------------------------------------------------------------------------
 

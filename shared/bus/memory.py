@@ -10,7 +10,7 @@ from shared import codec
 from shared.bus.port import BusError, Delivery, StreamState
 from shared.envelope import Envelope
 from shared.subjects import ALL_EVENTS, ALL_INBOX, STREAM_EVENTS, STREAM_INBOX
-from shared.waiting import comes
+from shared.waiting import News
 
 RECHECK = 5.0
 _SUBJECTS = {STREAM_EVENTS: ALL_EVENTS, STREAM_INBOX: ALL_INBOX}
@@ -70,7 +70,7 @@ class MemoryBus:
         default_factory=list
     )
     _servers: list[tuple[str, Callable[[bytes], Awaitable[bytes]]]] = field(default_factory=list)
-    _wakers: set[asyncio.Event] = field(default_factory=set)
+    _wakers: set[News] = field(default_factory=set)
 
     def wake(self) -> None:
         """Let everyone who waits look again."""
@@ -115,7 +115,7 @@ class MemoryBus:
                     yield [self._give(queue, message, now) for message in ready]
                     continue
                 due = min((m.due for m in queue), default=now + RECHECK)
-                await comes(news, max(due - now, 0.001) if self.connected else RECHECK)
+                await news.comes(max(due - now, 0.001) if self.connected else RECHECK)
 
     def _give(self, queue: list[_Queued], message: _Queued, now: float) -> Delivery:
         message.due = now + self.ack_wait
@@ -143,7 +143,7 @@ class MemoryBus:
                     if matches(subject, said_on) and (envelope.position or 0) > known:
                         known = envelope.position or 0
                         yield envelope
-                await comes(news, RECHECK)
+                await news.comes(RECHECK)
 
     async def request(self, subject: str, body: bytes, *, timeout: float) -> bytes:
         self._must_be_connected(subject)
@@ -177,7 +177,7 @@ class MemoryBus:
             while True:
                 news.clear()
                 yield
-                await comes(news, RECHECK)
+                await news.comes(RECHECK)
 
     async def ensure_streams(self) -> bool:
         self._must_be_connected("streams")
@@ -209,8 +209,8 @@ class MemoryBus:
             raise BusError(f"{what}: not connected")
 
     @contextmanager
-    def _woken(self) -> Iterator[asyncio.Event]:
-        news = asyncio.Event()
+    def _woken(self) -> Iterator[News]:
+        news = News()
         self._wakers.add(news)
         try:
             yield news

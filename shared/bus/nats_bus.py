@@ -34,7 +34,7 @@ from shared.clock import new_id
 from shared.envelope import Envelope
 from shared.patience import BUS, Waits
 from shared.subjects import STATE_CHANGED, STREAM_INBOX, deadletter
-from shared.waiting import comes
+from shared.waiting import News
 
 ANSWER_TIMEOUT = 2.0
 """Seconds to wait for one answer of the server."""
@@ -106,7 +106,7 @@ class NatsBus:
     user: str
     waits: Waits
     _nc: Client = field(default_factory=Client)
-    _wakers: set[asyncio.Event] = field(default_factory=set)
+    _wakers: set[News] = field(default_factory=set)
 
     @classmethod
     @asynccontextmanager
@@ -374,12 +374,12 @@ class NatsBus:
                     yield envelope
 
     async def _next_stored(
-        self, stream: str, subject: str, place: _Place, news: asyncio.Event
+        self, stream: str, subject: str, place: _Place, news: News
     ) -> list[_Stored]:
         """The next messages; an empty list after news that brought nothing, or a while without."""
         if stored := await self._read(stream, subject, place.next_sequence):
             return stored
-        if not await comes(news, RECHECK):
+        if not await news.comes(RECHECK):
             return await self._read(stream, subject, place.next_sequence)
         news.clear()
         for pause in _STORED_LATER:
@@ -470,7 +470,7 @@ class NatsBus:
             while True:
                 news.clear()
                 yield
-                await comes(news, RECHECK)
+                await news.comes(RECHECK)
 
     # --- set-up ------------------------------------------------------------------------------
 
@@ -519,9 +519,9 @@ class NatsBus:
     # --- within ------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _woken_by(self, subject: str) -> AsyncIterator[asyncio.Event]:
+    async def _woken_by(self, subject: str) -> AsyncIterator[News]:
         """An event that is set by each message on ``subject`` and by each reconnect."""
-        news = asyncio.Event()
+        news = News()
 
         async def on_message(_: Msg) -> None:
             news.set()

@@ -110,7 +110,7 @@ async def until_true(ask: Callable[[], Awaitable[bool]], within: float = 15.0) -
 
 async def until(cloud: Cloud, rental: Rental, status: RentalStatus) -> Rental:
     """The rental once the provider shows it in this status."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         try:
             seen = await cloud.provider.get(rental.provider_id)
@@ -125,7 +125,7 @@ async def until(cloud: Cloud, rental: Rental, status: RentalStatus) -> Rental:
 
 async def settled(cloud: Cloud, order: Order) -> Rental:
     """Provision as recovery does: again for as long as the outcome is unknown."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         try:
             return await cloud.provider.provision(order)
@@ -160,7 +160,7 @@ async def test_the_bootstrap_key_opens_the_new_machine_for_root(cloud: Cloud) ->
         id=up.label, provider=up.provider, provider_id=up.provider_id, address=up.address,
         port=up.port,
     )  # fmt: skip
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while True:
         try:
             done = await run_root(

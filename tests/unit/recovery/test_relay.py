@@ -20,6 +20,7 @@ from shared.eventlog.port import LeaseLostError
 from shared.events.recovery import RecoveryStarted
 from shared.machines import WorkspaceName
 from shared.subjects import STREAM_EVENTS
+from shared.waiting import News
 from tests.support.faults import fault
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +34,7 @@ class World:
 
     log: MemoryLog = field(default_factory=MemoryLog)
     bus: MemoryBus = field(default_factory=MemoryBus)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: News = field(default_factory=News)
     term: int | None = None
     said: int = 0
 

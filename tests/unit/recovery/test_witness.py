@@ -21,6 +21,7 @@ from shared.machines import WorkspaceName
 from shared.patience import Waits
 from shared.policy import Policy
 from shared.subjects import STREAM_EVENTS, event
+from shared.waiting import News
 from tests.support import virtual_time
 from tests.support.faults import fault
 
@@ -211,7 +212,7 @@ def test_a_log_that_is_exchanged_for_an_old_copy_under_the_relay_ends_it(advance
         term = await old.acquire("test", 3600)
         assert term is not None
         await old.advance(advanced, term=term)
-        relay = Relay(old, bus, term=lambda: term, changed=asyncio.Event())
+        relay = Relay(old, bus, term=lambda: term, changed=News())
         async with asyncio.timeout(60):
             with pytest.raises(LogOlderError):
                 await relay.run()
