@@ -40,7 +40,7 @@ down: ## end the full stack, keep its data
 .PHONY: test
 test: setup ## every test once, at the smallest size that still shows the fault
 	$(SIDE_BY_SIDE) -n 4 -m "not full" tests/unit tests/contract
-	$(SIDE_BY_SIDE) -n 3 -m "not full" tests/e2e $(TIMED:%=--ignore=%)
+	$(SIDE_BY_SIDE) -n 5 -m "not full" tests/e2e $(TIMED:%=--ignore=%)
 	$(PYTEST) -m "not full" $(TIMED)
 
 .PHONY: test-full
@@ -72,9 +72,13 @@ mutants: setup ## plant known bugs in copies of the tree: each must be caught
 sim: setup ## play SEEDS seeds of the simulation lab (default 500), fresh ones unless SEED says
 	$(BIN)/python -m lab sim --seeds $(or $(SEEDS),500) $(if $(SEED),--seed $(SEED))
 
+.PHONY: sim-traces
+sim-traces: setup ## the same for SEEDS seeds (default 20) that lose GPUs as in TRACE, a JSON file or synthetic
+	$(BIN)/python -m lab sim --seeds $(or $(SEEDS),20) $(if $(SEED),--seed $(SEED)) --trace $(or $(TRACE),synthetic)
+
 .PHONY: sim-pairs
-sim-pairs: setup ## kill the services at all pairs of crash points of an incident
-	$(BIN)/python -m lab pairs
+sim-pairs: setup ## kill the services at all pairs of crash points of an incident, or at each EVERYth
+	$(BIN)/python -m lab pairs $(if $(EVERY),--every $(EVERY))
 
 .PHONY: sim-regressions
 sim-regressions: setup ## play the stored stories that once broke a promise

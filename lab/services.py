@@ -46,7 +46,7 @@ class Intervals:
     sweep: float = 240.0
     poll: float = 30.0
     settle: float = 60.0
-    renew: float = 3600.0
+    renew: float = 7200.0
     repeat: float = 600.0
     lease: float = 240.0
     relay: float = 120.0
@@ -69,7 +69,6 @@ class Surroundings:
     steady: Callable[[], float]
     new_id: NewId
     chance: Callable[[], float]
-    sweeps: bool = True
 
 
 async def recovery(
@@ -142,9 +141,8 @@ async def recovery(
             assigner.run(),
             assigner.run_on_changes(),
             relay.run(),
+            sweeper.run(),
         ]
-        if at.sweeps:
-            loops.append(sweeper.run())
         for loop in loops:
             group.create_task(loop)
 
@@ -182,7 +180,8 @@ async def sync(at: Surroundings, bus: Connection) -> None:
 async def api(
     at: Surroundings, bus: Connection, began: Callable[[Follower, Requests], None]
 ) -> None:
-    follower = Follower(at.book, poll_seconds=at.intervals.follow)
+    waits = Waits(now=at.now, chance=at.chance)
+    follower = Follower(at.book, poll_seconds=at.intervals.follow, waits=waits)
     began(follower, Requests(bus, follower, now=at.now, new_id=at.new_id))
     async with asyncio.TaskGroup() as group:
         group.create_task(follower.run())

@@ -39,10 +39,10 @@ from shared.machines import WorkspaceName
 from shared.subjects import inbox
 
 POLICY: dict[str, Any] = {
-    "health_interval": 240.0,
+    "health_interval": 300.0,
     "failover_threshold": 2,
-    "sync_interval": 600.0,
-    "generation_age_max": 2700.0,
+    "sync_interval": 900.0,
+    "generation_age_max": 3600.0,
     "probe_timeout": 5.0,
     "cooldown": 60.0,
     "ssh_timeout": 240.0,
@@ -64,7 +64,6 @@ class Guards:
     version: bool = True
     epoch_on_host: bool = True
     sealed_only: bool = True
-    sweeper: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +126,7 @@ class World:
         self.grounds.moods.promotes_sealed_only = plan.guards.sealed_only
         self.endpoint = LabEndpoint(PORTS, self.fleet, self.chance.of("endpoint"))
         self.endpoint.on_point = self.oracle.pointed
-        self.server = Server(self.chance.of("bus"), recheck=120.0, on_kept=self._kept)
+        self.server = Server(self.chance.of("bus"), recheck=240.0, on_kept=self._kept)
         self.book = self._log()
         self._acting = ""
         self.requests: Requests | None = None
@@ -170,7 +169,6 @@ class World:
             steady=self._loop.time,
             new_id=self.new_id,
             chance=self.chance.of("pauses").random,
-            sweeps=self.plan.guards.sweeper,
         )
 
         def recovery(name: str) -> Coroutine[Any, Any, None]:

@@ -95,7 +95,7 @@ class Health:
     # --- whom to watch ------------------------------------------------------------------
 
     def _learn(self, new: Assignment) -> bool:
-        """Take in one assignment, unless we know a newer one. Returns whether it is news.
+        """Take in one assignment, unless we know a newer one. Returns whether others are watched.
 
         A key that is missing changes nothing: a bucket can lose its content, hosts do not.
         """
@@ -103,7 +103,9 @@ class Health:
         if known is not None and (new.epoch, new.position) < (known.epoch, known.position):
             return False
         self._assignments[new.workspace] = new
-        return new is not known  # what is read again unchanged is the same object
+        if new is known:
+            return False  # what is read again unchanged is the same object
+        return known is None or _watched(new) != _watched(known)
 
     def _reconcile(self, group: asyncio.TaskGroup) -> None:
         wanted = {

@@ -4,6 +4,7 @@ The bucket may lose everything and a watcher may be blind for a while, so all ke
 at each start, after each reconnect and now and then.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from shared.patience import BUS, Waits
 
 REPEAT_SECONDS = 10.0
 """So often all keys are put again although nothing changed."""
+AGAIN_SECONDS = 1.0
+"""What the bucket lost is put again once in so many seconds at the most."""
 
 
 @dataclass(slots=True)
@@ -90,6 +93,9 @@ class Assigner:
                     del self._put[key]
                 if gone:
                     self._changed.set()
+                    # Another recovery that has not noticed yet that it is none any more may put
+                    # its own back each time: that must not go as fast as the bus can.
+                    await asyncio.sleep(AGAIN_SECONDS)
 
     async def _publish(self) -> None:
         wanted = {assignments.SYSTEM_KEY: self._system} | {
