@@ -20,7 +20,7 @@ WORLD = copy_context()
 
 
 class Wire:
-    """Latencies are drawn anew for each call, up to ``latency`` seconds each way."""
+    """What is asked happens at once; its answer takes up to ``latency`` seconds."""
 
     def __init__(self, chance: Random, *, latency: float = 0.05) -> None:
         self._chance = chance
