@@ -18,7 +18,7 @@ import pytest
 
 from cli.embedded import processes
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 PROJECT = Path(__file__).resolve().parents[2]
 
 T = TypeVar("T")

@@ -105,7 +105,8 @@ async def _run(proxy: BlackHole, started: threading.Event, stop: asyncio.Event) 
     serving = asyncio.create_task(proxy.serve(started.set))
     await stop.wait()
     serving.cancel()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    # Again and again: a connection that was just accepted becomes a task only now.
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
