@@ -70,11 +70,7 @@ mutants: setup ## plant known bugs in copies of the tree: each must be caught
 
 .PHONY: sim
 sim: setup ## play SEEDS seeds of the simulation lab (default 500), fresh ones unless SEED says
-	$(BIN)/python -m lab sim --seeds $(or $(SEEDS),500) $(if $(SEED),--seed $(SEED))
-
-.PHONY: sim-traces
-sim-traces: setup ## the same for SEEDS seeds (default 20) that lose GPUs as in TRACE, a JSON file or synthetic
-	$(BIN)/python -m lab sim --seeds $(or $(SEEDS),20) $(if $(SEED),--seed $(SEED)) --trace $(or $(TRACE),synthetic)
+	$(BIN)/python -m lab sim --seeds $(or $(SEEDS),500) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace $(TRACE))
 
 .PHONY: sim-pairs
 sim-pairs: setup ## kill the services at all pairs of crash points of an incident, or at each EVERYth

@@ -135,8 +135,7 @@ class Book:
             arrives = self._chance.random() < 0.5
             effect = append if arrives else (lambda: [])
             return await self._wire.call(effect, lost=lost, patience=SILENCE_SECONDS)
-        if self.silent:
-            await self._nobody()
+        await self._answering()
         return await self._wire.call(append, takes=self._takes())
 
     async def advance(self, position: int, *, term: int) -> None:
@@ -145,13 +144,13 @@ class Book:
     # --- trouble
 
     async def _ask(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        if self.silent:
-            await self._nobody()
+        await self._answering()
         return await self._wire.call(lambda: at_once(call()), takes=self._takes())
 
     def _takes(self) -> float:
         return self._chance.random() * self.slow if self.slow else 0.0
 
-    async def _nobody(self) -> None:
-        error = LogUnknownError("the event log does not answer")
-        await self._wire.nothing(error, after=SILENCE_SECONDS)
+    async def _answering(self) -> None:
+        if self.silent:
+            error = LogUnknownError("the event log does not answer")
+            await self._wire.nothing(error, after=SILENCE_SECONDS)

@@ -62,17 +62,15 @@ class Callback(asyncio.TimerHandle):
     It serves as a timer, and as what is to be called soon.
     """
 
-    __slots__ = ("_arguments", "_call", "_virtual_loop", "context")
+    __slots__ = ("_arguments", "_call", "context")
 
     def __init__(
         self,
-        loop: "VirtualTimeLoop",
         when: float,
         call: Callable[..., object],
         arguments: Sequence[Any],
         context: Context | None,
     ) -> None:
-        self._virtual_loop = loop
         self._when = when
         self._call = call
         self._arguments = arguments
@@ -123,7 +121,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Timers of the same moment come in the order in which they were set."""
-        timer = Callback(self, when, callback, args, context)
+        timer = Callback(when, callback, args, context)
         self._timed += 1
         heapq.heappush(self._timers, (when, self._timed, timer))
         return timer
@@ -143,7 +141,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        soon = Callback(self, self._seconds, callback, args, context)
+        soon = Callback(self._seconds, callback, args, context)
         self._ready.append(soon)
         return soon
 

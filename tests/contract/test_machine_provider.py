@@ -110,7 +110,7 @@ async def until_true(ask: Callable[[], Awaitable[bool]], within: float = 15.0) -
 
 async def until(cloud: Cloud, rental: Rental, status: RentalStatus) -> Rental:
     """The rental once the provider shows it in this status."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 15
     while True:
         try:
             seen = await cloud.provider.get(rental.provider_id)
@@ -125,7 +125,7 @@ async def until(cloud: Cloud, rental: Rental, status: RentalStatus) -> Rental:
 
 async def settled(cloud: Cloud, order: Order) -> Rental:
     """Provision as recovery does: again for as long as the outcome is unknown."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 15
     while True:
         try:
             return await cloud.provider.provision(order)
