@@ -22,7 +22,7 @@ from shared.clouds.errors import (
     RefusedError,
     ServerFailedError,
 )
-from shared.clouds.gce import Vm, VmSpec
+from shared.clouds.gce_answers import Vm, VmSpec
 from shared.clouds.vast_answers import Ask, Instance
 
 T = TypeVar("T")

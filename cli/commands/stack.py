@@ -47,7 +47,7 @@ def up(
     endpoint_host: Annotated[
         str, typer.Option(help="Address that people reach workspaces at.")
     ] = LOOPBACK,
-    timeout: Annotated[float, typer.Option(help="Seconds until everything must be ready.")] = 60.0,
+    timeout: Annotated[float, typer.Option(help="Seconds until everything must be ready.")] = 120.0,
     json_line: Json = False,
 ) -> None:
     """Start NATS, Postgres, HAProxy and the services; returns when all are ready."""

@@ -4,13 +4,11 @@ Every call raises CloudError. See the clients for what each answer means.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from uuid import UUID
 
+from shared.clouds.gce_answers import Vm, VmSpec
 from shared.clouds.vast_answers import Ask, Instance
-
-if TYPE_CHECKING:  # Google's client takes a second to import, and a protocol has no need of it
-    from shared.clouds.gce import Vm, VmSpec
 
 
 class Vast(Protocol):
@@ -56,13 +54,11 @@ class Gce(Protocol):
 
     poll: float
 
-    async def get(self, zone: str, name: str) -> "Vm | None": ...
+    async def get(self, zone: str, name: str) -> Vm | None: ...
 
-    async def all(self) -> "list[Vm]": ...
+    async def all(self) -> list[Vm]: ...
 
-    async def insert(
-        self, zone: str, spec: "VmSpec", *, request_id: UUID, within: float
-    ) -> None: ...
+    async def insert(self, zone: str, spec: VmSpec, *, request_id: UUID, within: float) -> None: ...
 
     async def start(self, zone: str, name: str, *, within: float) -> None: ...
 

@@ -18,7 +18,8 @@ from shared.clouds.errors import (
     UncertainError,
     UnexpectedAnswerError,
 )
-from shared.clouds.gce import GceClient, VmSpec
+from shared.clouds.gce import GceClient
+from shared.clouds.gce_answers import VmSpec
 from shared.clouds.states import MachineState
 from tests.support.faults import fault
 from tests.support.http_answers import Answer, Answers, prepared_answers

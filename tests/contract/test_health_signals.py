@@ -12,7 +12,8 @@ from services.health.adapters.gce_listing import GceListing
 from services.health.adapters.vast_listing import VastListing
 from services.health.domain.detector import ProviderView
 from services.health.ports import Listing, ProviderError, ProviderUnreachableError
-from shared.clouds.gce import GceClient, VmSpec
+from shared.clouds.gce import GceClient
+from shared.clouds.gce_answers import VmSpec
 from shared.clouds.vast import VastClient
 from tests.support.simulator import Simulator, simulator
 

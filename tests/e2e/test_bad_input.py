@@ -59,7 +59,7 @@ def run(
         check=False,
         stdin=subprocess.DEVNULL,
         env={**env},
-        timeout=100,
+        timeout=200,
     )
     assert "Traceback" not in done.stdout + done.stderr
     return done

@@ -38,7 +38,7 @@ def dumont(
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,
-        timeout=120,
+        timeout=200,
     )
     assert not check or done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

@@ -39,7 +39,6 @@ FAST_POLICY: Json = {
     "freeze_timeout": 60,
 }
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
-UP_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +122,7 @@ def stack(
             "DUMONT_GCE_PROJECT": simulated.keys["gce_project"],
             "DUMONT_GCE_SSH_PORT": str(simulated.gce_ssh_port),
         }
-        up = ("up", "--embedded", *here, "--json", "--timeout", str(UP_SECONDS), *options)
+        up = ("up", "--embedded", *here, "--json", *options)
         done = _dumont(*up, environment=environment)
         assert done.returncode == 0, done.stderr
         facts = json.loads(done.stdout.splitlines()[-1])
@@ -160,5 +159,5 @@ def _dumont(
         check=False,
         stdin=subprocess.DEVNULL,
         env={**environment},
-        timeout=UP_SECONDS + 60,
+        timeout=180,
     )

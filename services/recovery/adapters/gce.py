@@ -30,7 +30,7 @@ from shared.clouds.errors import (
     RateLimitedError,
     UncertainError,
 )
-from shared.clouds.gce import Vm, VmSpec
+from shared.clouds.gce_answers import Vm, VmSpec
 from shared.clouds.port import Gce
 from shared.clouds.states import MachineState
 from shared.machines import MachineId
