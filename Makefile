@@ -40,7 +40,7 @@ down: ## end the full stack, keep its data
 .PHONY: test
 test: setup ## every test once, at the smallest size that still shows the fault
 	$(SIDE_BY_SIDE) -n 4 -m "not full" tests/unit tests/contract
-	$(SIDE_BY_SIDE) -n 3 -m "not full" tests/e2e $(TIMED:%=--ignore=%)
+	$(SIDE_BY_SIDE) -n 2 -m "not full" tests/e2e $(TIMED:%=--ignore=%)
 	$(PYTEST) -m "not full" $(TIMED)
 
 .PHONY: test-full

@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from shared.eventlog.writer import PostgresWriter
 from shared.events.requests import RequestReceived
 from shared.subjects import STREAM_INBOX, event
 from tests.support.servers import Nats, Postgres, free_port
+from tests.support.waiting import eventually
 from tests.unit.api.tale import Tale
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +61,7 @@ def api(directory: Path, nats: Nats, postgres: Postgres) -> Iterator[Running]:
         text=True,
     )
     try:
-        wait_for(lambda: ready.exists() or process.poll() is not None)
+        eventually(lambda: ready.exists() or process.poll() is not None)
         assert process.poll() is None, process.communicate()[1]
         yield Running(process, f"http://127.0.0.1:{port}")
         process.send_signal(signal.SIGTERM)
@@ -72,13 +72,6 @@ def api(directory: Path, nats: Nats, postgres: Postgres) -> Iterator[Running]:
     finally:
         process.kill()
         process.communicate()
-
-
-def wait_for(met: Callable[[], bool], within: float = 20.0) -> None:
-    deadline = time.monotonic() + within
-    while not met():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.02)
 
 
 @pytest.fixture

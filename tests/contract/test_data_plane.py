@@ -28,7 +28,8 @@ from shared.policy import Policy
 from shared.ssh import GateError, SshError, new_key
 from shared.subjects import STREAM_INBOX
 from tests.support.faults import fault
-from tests.support.hosts import WORKSPACE, Lab, LabHost, fill, lab, people_key, tree_of, until
+from tests.support.hosts import WORKSPACE, Lab, LabHost, fill, lab, people_key, tree_of
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +31,11 @@ from tests.support.ssh_server import (
     python_program,
     running_sshd,
 )
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.anyio
 
 WORKSPACE = WorkspaceName("train")
-DEADLINE = 5.0
 
 
 @dataclass
@@ -53,19 +53,12 @@ class Balancer:
         return process
 
     def wait_ready(self) -> None:
-        wait_until(self.server.ready)
+        eventually(self.server.ready)
 
     def stop(self) -> None:
         for process in self.processes:
             process.kill()
             process.wait()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @contextmanager
@@ -132,7 +125,7 @@ class Session:
     async def line(self) -> str:
         """The next line; empty when the session was closed."""
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(PATIENCE):
                 return (await self._reader.readline()).decode().strip()
         except ConnectionError:
             return ""
@@ -277,7 +270,7 @@ class TestAHaproxyThat:
                 assert await session.line() == "gpu"
                 old = balancer.processes[0]
                 balancer.start("-sf", str(old.pid))
-                await asyncio.to_thread(wait_until, lambda: old.poll() is not None)
+                await asyncio.to_thread(eventually, lambda: old.poll() is not None)
                 assert not await session.echoes()
             balancer.wait_ready()
             assert await endpoint.read() == {balancer.port: None, balancer.other_port: None}
@@ -316,7 +309,7 @@ class TestAHaproxyThat:
         process = subprocess.Popen(server.argv, stderr=subprocess.DEVNULL)
         try:
             endpoint = HaproxyEndpoint(RuntimeApi(runtime), probe_host="127.0.0.1", gates=Gates(ca))
-            async with asyncio.timeout(DEADLINE), named_host("gpu") as gpu:
+            async with asyncio.timeout(PATIENCE), named_host("gpu") as gpu:
                 while True:
                     try:
                         await endpoint.point(port, gpu)

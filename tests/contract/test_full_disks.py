@@ -5,7 +5,6 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.contract.test_eventlog import held, said
 from tests.support.disks import full, needs_mount, small_disk
 from tests.support.faults import fault
 from tests.support.servers import Nats, Postgres, Running, free_port, postgres_server
+from tests.support.waiting import PATIENCE, eventually
 
 pytestmark = [pytest.mark.anyio, needs_mount]
 
@@ -86,12 +86,9 @@ def restart(server: Nats) -> None:
     process = server.running.process
     assert process is not None
     assert health_check(server, seconds=0) == 1
-    process.wait(10)
+    process.wait(PATIENCE)
     server.start()
-    deadline = time.monotonic() + 20
-    while health_check(server, seconds=60) != 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    eventually(lambda: health_check(server, seconds=60) == 0)
 
 
 def health_check(server: Nats, *, seconds: int) -> int:
@@ -113,7 +110,7 @@ async def published_until_refused(bus: NatsBus) -> int:
 
 
 async def until_published(bus: NatsBus, number: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 return await bus.publish(INBOX, seen(number))
@@ -123,7 +120,7 @@ async def until_published(bus: NatsBus, number: int) -> None:
 
 async def first_heard(bus: NatsBus, count: int) -> list[int]:
     heard: list[int] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         async for batch in bus.consume(stream=subjects.STREAM_INBOX, durable=DURABLE_RECOVERY):
             heard += [failures(delivery) for delivery in batch]
             for delivery in batch:
@@ -186,7 +183,7 @@ async def appended_until_refused(log: PostgresWriter, term: int) -> int:
 
 async def until_taken(log: PostgresWriter, version: int, server: Postgres) -> None:
     """Append, and start the server whenever it has ended, as a supervisor would."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not await taken(log, version):
             assert server.running.process is not None
             if server.running.process.poll() is not None:

@@ -15,7 +15,8 @@ from shared.certificates import CertificateRole
 from shared.machines import Role
 from shared.ssh import GateError, HostRefusedUsError
 from tests.support.faults import fault
-from tests.support.hosts import Lab, LabHost, fill, lab, people_key, processes_of, tree_of, until
+from tests.support.hosts import Lab, LabHost, fill, lab, people_key, processes_of, tree_of
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

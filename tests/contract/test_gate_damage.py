@@ -10,8 +10,9 @@ import pytest
 from shared.machines import Role
 from shared.ssh import GateError
 from tests.support.faults import fault
-from tests.support.hosts import Lab, LabHost, lab, processes_of, tree_of, until
+from tests.support.hosts import Lab, LabHost, lab, processes_of, tree_of
 from tests.support.sampling import sampled
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -30,9 +30,9 @@ from tests.support.hosts import (
     processes_of,
     slow_rsync,
     tree_of,
-    until,
 )
 from tests.support.sampling import sampled
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -116,7 +116,7 @@ class TestAnEpochThatIsOver:
         assert not (standby.store / "keys" / "e0").exists()
         before = raw_content(standby.store / "generations")
         await asyncio.gather(pull, return_exceptions=True)
-        await until(lambda: not processes_of(gpu, b"rsync"), seconds=5.0)
+        await until(lambda: not processes_of(gpu, b"rsync"))
         assert raw_content(standby.store / "generations") == before
         assert tree_of(standby.workspace) == tree_of(standby.sealed("e000000-00000001"))
         assert (standby.workspace / "notes").read_text() == "first\n"

@@ -11,7 +11,8 @@ from shared.certificates import CertificateRole
 from shared.machines import Role
 from shared.ssh import GateError
 from tests.support.faults import fault
-from tests.support.hosts import Lab, LabHost, lab, people_key, slow_rsync, tree_of, until
+from tests.support.hosts import Lab, LabHost, lab, people_key, slow_rsync, tree_of
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -22,8 +22,8 @@ from tests.support.hosts import (
     processes_of,
     slow_rsync,
     tree_of,
-    until,
 )
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

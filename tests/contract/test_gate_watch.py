@@ -12,7 +12,8 @@ import pytest
 from shared.certificates import CertificateRole
 from shared.machines import Role
 from shared.ssh import GateError
-from tests.support.hosts import Lab, LabHost, fill, lab, processes_of, until
+from tests.support.hosts import Lab, LabHost, fill, lab, processes_of
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 

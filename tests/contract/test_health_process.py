@@ -26,6 +26,7 @@ from shared.policy import Policy
 from shared.subjects import STREAM_INBOX
 from tests.support.servers import Nats
 from tests.support.simulator import Simulator, simulator
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -40,8 +41,8 @@ class Heard:
     events: list[Envelope]
     samples: list[dict[str, Any]]
 
-    async def until(self, look: Callable[["Heard"], bool], within: float = 20.0) -> None:
-        deadline = time.monotonic() + within
+    async def until(self, look: Callable[["Heard"], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
         while not look(self):
             seen = [envelope.event for envelope in self.events], self.samples[-2:]
             assert time.monotonic() < deadline, f"not heard: {seen}"
@@ -142,7 +143,7 @@ async def rented(clouds: Simulator) -> Host:
     client = VastClient(key=clouds.vast_key, url=clouds.vast_url, pace=0)
     asks = await client.search({}, storage_gb=10, limit=1)
     number = await client.create(asks[0].id, label="watched", image="i", disk_gb=10, bid=5.0)
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while True:
         row = await client.instance(number)
         if row and row.ssh_address and row.actual_status == "running":

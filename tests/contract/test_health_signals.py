@@ -16,6 +16,7 @@ from shared.clouds.gce import GceClient
 from shared.clouds.gce_answers import VmSpec
 from shared.clouds.vast import VastClient
 from tests.support.simulator import Simulator, simulator
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -45,7 +46,7 @@ async def rented(clouds: Simulator) -> str:
 
 async def shown(listing: Listing, machine: str, view: ProviderView) -> str:
     """The provider's words once it shows the machine so."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while True:
         report = (await listing.machines()).get(machine)
         if report and report.view is view:

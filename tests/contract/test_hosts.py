@@ -1,10 +1,9 @@
 """What recovery does to hosts, on machines of their own namespaces with a real sshd and gate."""
 
-import asyncio
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from shared.policy import Policy
 from simulator import image
 from simulator.machine import Machine
 from tests.support.ssh_server import free_port
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -84,17 +84,10 @@ async def machine(
         host = Host(
             id=MachineId(name), provider="ssh", provider_id=name, address=ADDRESS, port=port
         )
-        await eventually(lambda: ssh.tcp_connects(ADDRESS, port, 1.0))
+        await until(lambda: ssh.tcp_connects(ADDRESS, port, 1.0))
         yield fresh, host
     finally:
         await fresh.remove()
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + 5.0
-    while not await condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def plan(role: Role, *, epoch: int = 0, policy: Policy | None = None) -> Plan:

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from shared.policy import Policy
 from shared.ssh import SshError, new_key, run_root
 from tests.support.faults import fault
 from tests.support.simulator import Simulator, simulator
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
 
@@ -96,21 +97,14 @@ async def cloud(request: pytest.FixtureRequest, clouds: Simulator) -> AsyncItera
     yield cloud
     clouds.control.delete("/faults")
     for rental in await cloud.provider.inventory(f"test-{cloud.name}-"):
-        await until_true(partial(cloud.provider.destroy, rental.provider_id))
+        await until(partial(cloud.provider.destroy, rental.provider_id))
     await vast.aclose()
     await gce.aclose()
 
 
-async def until_true(ask: Callable[[], Awaitable[bool]], within: float = 15.0) -> None:
-    deadline = time.monotonic() + within
-    while not await ask():
-        assert time.monotonic() < deadline, "not in time"
-        await asyncio.sleep(0.05)
-
-
-async def until(cloud: Cloud, rental: Rental, status: RentalStatus) -> Rental:
+async def shown_as(cloud: Cloud, rental: Rental, status: RentalStatus) -> Rental:
     """The rental once the provider shows it in this status."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             seen = await cloud.provider.get(rental.provider_id)
@@ -125,7 +119,7 @@ async def until(cloud: Cloud, rental: Rental, status: RentalStatus) -> Rental:
 
 async def settled(cloud: Cloud, order: Order) -> Rental:
     """Provision as recovery does: again for as long as the outcome is unknown."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return await cloud.provider.provision(order)
@@ -143,7 +137,7 @@ async def test_a_machine_is_rented_under_its_label_and_comes_up_with_an_address(
     order = await cloud.order()
     rental = await cloud.provider.provision(order)
     assert (rental.label, rental.provider) == (order.label, cloud.name)
-    up = await until(cloud, rental, RentalStatus.RUNNING)
+    up = await shown_as(cloud, rental, RentalStatus.RUNNING)
     assert up.address
     assert up.port
     assert up.price_per_hour > 0
@@ -151,7 +145,7 @@ async def test_a_machine_is_rented_under_its_label_and_comes_up_with_an_address(
 
 
 async def test_the_bootstrap_key_opens_the_new_machine_for_root(cloud: Cloud) -> None:
-    up = await until(
+    up = await shown_as(
         cloud, await cloud.provider.provision(await cloud.order()), RentalStatus.RUNNING
     )
     assert up.address
@@ -160,7 +154,7 @@ async def test_the_bootstrap_key_opens_the_new_machine_for_root(cloud: Cloud) ->
         id=up.label, provider=up.provider, provider_id=up.provider_id, address=up.address,
         port=up.port,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             done = await run_root(
@@ -238,7 +232,7 @@ async def test_an_order_that_was_never_placed_is_placed_after_a_restart(cloud: C
 async def test_a_machine_is_found_by_its_exact_label_and_by_prefix(cloud: Cloud) -> None:
     order = await cloud.order()
     rental = await cloud.provider.provision(order)
-    await until(cloud, rental, RentalStatus.RUNNING)
+    await shown_as(cloud, rental, RentalStatus.RUNNING)
     (found,) = await cloud.provider.find(order.label)
     assert found.provider_id == rental.provider_id
     assert await cloud.provider.find(MachineId(order.label[:-1])) == ()
@@ -250,8 +244,8 @@ async def test_a_machine_is_found_by_its_exact_label_and_by_prefix(cloud: Cloud)
 async def test_a_destroyed_machine_is_seen_to_be_gone(cloud: Cloud) -> None:
     order = await cloud.order()
     rental = await cloud.provider.provision(order)
-    await until(cloud, rental, RentalStatus.RUNNING)
-    await until_true(lambda: cloud.provider.destroy(rental.provider_id))
+    await shown_as(cloud, rental, RentalStatus.RUNNING)
+    await until(lambda: cloud.provider.destroy(rental.provider_id))
     assert await cloud.provider.get(rental.provider_id) is None
     assert cloud.billed(order.label) == 0
     assert await cloud.provider.destroy(rental.provider_id), "to destroy it again is a success"
@@ -261,21 +255,21 @@ async def test_a_destroyed_machine_is_seen_to_be_gone(cloud: Cloud) -> None:
 @fault(65)
 async def test_a_destroy_that_lies_is_not_believed(cloud: Cloud) -> None:
     rental = await cloud.provider.provision(await cloud.order())
-    await until(cloud, rental, RentalStatus.RUNNING)
+    await shown_as(cloud, rental, RentalStatus.RUNNING)
     cloud.clouds.fault("destroy-lies", provider=cloud.name)
     assert not await cloud.provider.destroy(rental.provider_id)
-    await until_true(lambda: cloud.provider.destroy(rental.provider_id))
+    await until(lambda: cloud.provider.destroy(rental.provider_id))
 
 
 async def test_a_machine_is_stopped_and_started_again(cloud: Cloud) -> None:
     rental = await cloud.provider.provision(await cloud.order())
-    await until(cloud, rental, RentalStatus.RUNNING)
-    await until_true(lambda: cloud.provider.stop(rental.provider_id))
+    await shown_as(cloud, rental, RentalStatus.RUNNING)
+    await until(lambda: cloud.provider.stop(rental.provider_id))
     stopped = await cloud.provider.get(rental.provider_id)
     assert stopped is not None
     assert stopped.status is RentalStatus.STOPPED
     await cloud.provider.start(rental.provider_id)
-    await until(cloud, rental, RentalStatus.RUNNING)
+    await shown_as(cloud, rental, RentalStatus.RUNNING)
 
 
 @fault(55, 58)
@@ -283,7 +277,7 @@ async def test_a_machine_is_stopped_and_started_again(cloud: Cloud) -> None:
 async def test_trouble_at_the_provider_is_never_an_empty_account(cloud: Cloud, status: int) -> None:
     order = await cloud.order()
     rental = await cloud.provider.provision(order)
-    await until(cloud, rental, RentalStatus.RUNNING)
+    await shown_as(cloud, rental, RentalStatus.RUNNING)
     cloud.clouds.fault("http-error", provider=cloud.name, status=status, body="trouble")
     for ask in (
         cloud.provider.get(rental.provider_id),
@@ -321,12 +315,12 @@ async def vast(clouds: Simulator) -> AsyncIterator[Cloud]:
     yield cloud
     clouds.control.delete("/faults")
     for rental in await provider.inventory("test-vast-"):
-        await until_true(partial(provider.destroy, rental.provider_id))
+        await until(partial(provider.destroy, rental.provider_id))
     await client.aclose()
 
 
 async def running_gpu(vast: Cloud) -> Rental:
-    return await until(
+    return await shown_as(
         vast, await vast.provider.provision(await vast.order()), RentalStatus.RUNNING
     )
 
@@ -373,13 +367,13 @@ async def test_a_bid_under_the_floor_leaves_nothing_behind(vast: Cloud) -> None:
 @fault(57)
 async def test_of_two_machines_with_one_label_the_older_stays(vast: Cloud) -> None:
     order = await vast.order()
-    first = await until(vast, await vast.provider.provision(order), RentalStatus.RUNNING)
+    first = await shown_as(vast, await vast.provider.provision(order), RentalStatus.RUNNING)
     other = await vast.order()
     second = await vast.provider.provision(other)
     vast.clouds.vast().put(
         f"/api/v0/instances/{second.provider_id}/", json={"label": order.label}
     ).raise_for_status()
-    await until(vast, second, RentalStatus.RUNNING)
+    await shown_as(vast, second, RentalStatus.RUNNING)
     kept = await vast.provider.provision(order)
     assert kept.provider_id == first.provider_id
     assert vast.billed(order.label) == 1
@@ -387,7 +381,7 @@ async def test_of_two_machines_with_one_label_the_older_stays(vast: Cloud) -> No
 
 async def test_a_start_that_would_only_be_queued_is_called_off(vast: Cloud) -> None:
     rental = await running_gpu(vast)
-    await until_true(lambda: vast.provider.stop(rental.provider_id))
+    await until(lambda: vast.provider.stop(rental.provider_id))
     vast.clouds.fault("start-queued")
     with pytest.raises(NoCapacityError):
         await vast.provider.start(rental.provider_id)
@@ -398,7 +392,7 @@ async def test_a_start_that_would_only_be_queued_is_called_off(vast: Cloud) -> N
 async def test_a_machine_that_does_not_boot_is_told_as_failed(vast: Cloud) -> None:
     vast.clouds.fault("boot-fails")
     rental = await vast.provider.provision(await vast.order())
-    failed = await until(vast, rental, RentalStatus.FAILED)
+    failed = await shown_as(vast, rental, RentalStatus.FAILED)
     assert "did not boot" in failed.status_text
 
 
@@ -468,7 +462,7 @@ async def gce(clouds: Simulator) -> AsyncIterator[Cloud]:
     yield cloud
     clouds.control.delete("/faults")
     for rental in await provider.inventory("test-gce-"):
-        await until_true(partial(provider.destroy, rental.provider_id))
+        await until(partial(provider.destroy, rental.provider_id))
     await client.aclose()
 
 
@@ -497,16 +491,16 @@ async def test_when_no_zone_has_room_the_hint_says_what_to_set(gce: Cloud) -> No
 @fault(72)
 async def test_a_preempted_standby_is_stopped_and_can_be_started(gce: Cloud) -> None:
     rental = await gce.provider.provision(await gce.order())
-    await until(gce, rental, RentalStatus.RUNNING)
+    await shown_as(gce, rental, RentalStatus.RUNNING)
     gce.clouds.happen(rental.label, "preempt")
     await gce.provider.start(rental.provider_id)
-    await until(gce, rental, RentalStatus.RUNNING)
+    await shown_as(gce, rental, RentalStatus.RUNNING)
 
 
 async def test_a_start_without_room_is_told_as_such(gce: Cloud) -> None:
     rental = await gce.provider.provision(await gce.order())
-    await until(gce, rental, RentalStatus.RUNNING)
-    await until_true(lambda: gce.provider.stop(rental.provider_id))
+    await shown_as(gce, rental, RentalStatus.RUNNING)
+    await until(lambda: gce.provider.stop(rental.provider_id))
     gce.clouds.fault("operation-error", operation="start", code="ZONE_RESOURCE_POOL_EXHAUSTED")
     with pytest.raises(NoCapacityError):
         await gce.provider.start(rental.provider_id)

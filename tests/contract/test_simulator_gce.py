@@ -11,7 +11,8 @@ from google.api_core import exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import compute_v1
 
-from tests.support.simulator import Simulator, eventually, simulator
+from tests.support.simulator import Simulator, simulator
+from tests.support.waiting import eventually
 
 ZONE = "europe-west1-b"
 Status = compute_v1.Operation.Status

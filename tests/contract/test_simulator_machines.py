@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.simulator import Simulator, eventually, simulator
+from tests.support.simulator import Simulator, simulator
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.simulator import Simulator, eventually, simulator
+from tests.support.simulator import Simulator, simulator
+from tests.support.waiting import eventually
 
 Json = dict[str, Any]
 _labels = (f"vast-{n}" for n in itertools.count())

@@ -31,6 +31,7 @@ from shared.patience import Waits
 from tests.contract.test_bus import empty, user
 from tests.support.faults import fault
 from tests.support.servers import Nats
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.anyio, fault(24, 26)]
 
@@ -156,17 +157,17 @@ async def test_what_is_decided_after_the_loss_of_all_streams_is_acted_on_within_
         listening = asyncio.create_task(listen(api, heard))
         stack.callback(listening.cancel)
         await controller.recovery.listen(request("register", path="/workspace", origin="empty"))
-        await until(lambda: controller.told(watchers), within=20)
+        await until(lambda: controller.told(watchers))
 
         before = controller.wanted()
         await lose(own_nats)
         lost_at = time.monotonic()
         await controller.recovery.listen(request("remove"))
         assert controller.wanted() != before
-        await until(lambda: controller.told(watchers), within=60)
+        await until(lambda: controller.told(watchers))
         assert time.monotonic() - lost_at < ACTS_WITHIN
         head = await log.head()
-        await until(lambda: heard[-1:] == [head], within=20)
+        await until(lambda: heard[-1:] == [head])
         assert heard == list(range(1, head + 1)), "who listens misses nothing and hears it once"
 
 
@@ -174,12 +175,6 @@ async def listen(bus: NatsBus, heard: list[int | None]) -> None:
     tail = bus.tail(stream=subjects.STREAM_EVENTS, subject=subjects.ALL_EVENTS, after_position=0)
     async for envelope in tail:
         heard.append(envelope.position)
-
-
-async def until(met: Callable[[], bool], *, within: float) -> None:
-    async with asyncio.timeout(within):
-        while not met():
-            await asyncio.sleep(0.02)
 
 
 def request(verb: str, **arguments: object) -> Envelope:

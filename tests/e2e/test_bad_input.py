@@ -6,8 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +20,8 @@ import pytest
 from tests.support.disks import small_disk
 from tests.support.faults import fault
 from tests.support.simulator import Simulator, simulator
+from tests.support.waiting import PATIENCE, eventually
 
-SECONDS = 45.0
 FAST = {
     "DUMONT_DRIVE_INTERVAL": "0.2",
     "DUMONT_POLL_INTERVAL": "0.2",
@@ -41,7 +40,6 @@ GARBAGE = "<html>this is no api</html>"
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.skipif(os.geteuid() != 0, reason="simulated machines are namespaces: root only"),
 ]
 
@@ -59,7 +57,7 @@ def run(
         check=False,
         stdin=subprocess.DEVNULL,
         env={**env},
-        timeout=200,
+        timeout=PATIENCE,
     )
     assert "Traceback" not in done.stdout + done.stderr
     return done
@@ -125,13 +123,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         finally:
             ended = run("down", *here, "--delete-data", "--yes")
             assert ended.returncode == 0, ended.stderr
-
-
-def eventually(what: Callable[[], object], said: Callable[[], object] = lambda: "") -> None:
-    deadline = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.1)
 
 
 # --- asked wrongly --------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +16,8 @@ import nats
 import pytest
 
 from cli.embedded import processes
+from tests.support.waiting import PATIENCE, eventually
 
-DEADLINE = 60.0
 PROJECT = Path(__file__).resolve().parents[2]
 
 T = TypeVar("T")
@@ -38,20 +37,11 @@ def dumont(
         text=True,
         check=False,
         stdin=subprocess.DEVNULL,
-        timeout=200,
+        timeout=PATIENCE,
     )
     assert not check or done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done
-
-
-def eventually(probe: Callable[[], T | None], what: str) -> T:
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        if found := probe():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {DEADLINE:.0f} s: {what}")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +108,7 @@ def test_the_printed_nats_user_hears_and_cannot_speak(stack: Facts) -> None:
         try:
             await client.subscribe("dumont.events.>")
             await client.publish("dumont.events.w.FailoverCompleted", b"{}")
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(PATIENCE):
                 return str(await refused.get())
         finally:
             await client.close()
@@ -234,7 +224,7 @@ def test_following_the_events_prints_one_json_object_a_line(stack: Facts) -> Non
         lines = [json.loads(follower.stdout.readline()) for _ in range(2)]
     finally:
         follower.send_signal(signal.SIGINT)
-        follower.communicate(timeout=DEADLINE)
+        follower.communicate(timeout=PATIENCE)
     assert [line["position"] for line in lines] == [1, 2]
     assert lines[0]["type"] == "dumont.RequestReceived.v1"
     assert follower.returncode == 130
@@ -306,7 +296,7 @@ def clouds(tmp_path: Path) -> Iterator[Facts]:
         yield json.loads(process.stdout.readline())
     finally:
         process.terminate()
-        process.communicate(timeout=DEADLINE)
+        process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="simulated machines are namespaces: root only")

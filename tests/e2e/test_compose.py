@@ -6,7 +6,6 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 ENDPOINT_COUNT = 10
@@ -181,10 +182,7 @@ def test_with_the_simulated_clouds_beside_it_the_demo_keeps_every_promise(stack:
     key = (stack.person / "api_key").read_text()
     stack.compose("--profile", "simulator", "up", "--build", "--wait")
     assert (stack.person / "api_key").read_text() == key, "a second start keeps what the first made"
-    deadline = time.monotonic() + 30
-    while stack.ready()["not_configured"]:
-        assert time.monotonic() < deadline, "the services do not find the simulated clouds"
-        time.sleep(0.2)
+    eventually(lambda: not stack.ready()["not_configured"], "the simulated clouds are not found")
     done = stack.dumont("demo", "--size", "16", "--json")
     assert done.stdout, done.stderr[-3000:]
     result = json.loads(done.stdout)

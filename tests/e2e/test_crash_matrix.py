@@ -20,10 +20,9 @@ from services.recovery.domain.effects import Effect
 from shared.events import EVENTS, VOICES
 from tests.support.faults import fault
 from tests.support.sampling import SEED, sampled
-from tests.support.simulator import eventually
 from tests.support.stack import Json, Stack, stack
+from tests.support.waiting import PATIENCE, eventually
 
-PATIENCE = 240.0
 """Seconds in which something has to move: a loaded machine is slow, not stuck."""
 AT_ONCE = 5
 """So many places in one story: each costs the start of a process."""
@@ -188,7 +187,7 @@ class Workspace:
         lost, begun = self.gpu(), self.head()
         self.stack.clouds.happen(lost, "outbid", form="B")
         self.until("RecoveryCompleted", after=begun)
-        eventually(lambda: lost not in self._machines(), within=PATIENCE)
+        eventually(lambda: lost not in self._machines())
 
     def patiently(self, ask: Callable[[], None]) -> None:
         """Ask until it is answered with yes: a request may meet a service that just died."""
@@ -218,7 +217,7 @@ class Workspace:
             names = shown.keys() - measured - {"recovery"}
             return all(folded[name] == shown[name] for name in names)
 
-        eventually(agreed, within=PATIENCE)
+        eventually(agreed)
 
     def _machines(self) -> set[str]:
         return {machine["id"] for machine in self.stack.clouds.machines()}
@@ -227,7 +226,7 @@ class Workspace:
 def assert_one_machine_billed(at: Stack, workspaces: int) -> None:
     rented = [account["label"] for account in at.clouds.ledger()["instances"]]
     assert len(rented) == len(set(rented)), "nothing was rented twice under one label"
-    eventually(lambda: at.clouds.ledger()["gpus_billed_now"] == workspaces, within=PATIENCE)
+    eventually(lambda: at.clouds.ledger()["gpus_billed_now"] == workspaces)
 
 
 @pytest.fixture(scope="module")
@@ -259,8 +258,8 @@ def test_an_incident_ends_well_wherever_it_is_killed(
     for place in armed:
         at.arm(place)
     in_service.lose_the_gpu()
-    eventually(lambda: not at.armed(), within=PATIENCE)
-    eventually(lambda: in_service.state()["phase"] == "SYNCING", within=PATIENCE)
+    eventually(lambda: not at.armed())
+    eventually(lambda: in_service.state()["phase"] == "SYNCING")
     in_service.assert_nothing_is_lost()
     in_service.assert_shown_as_recorded()
     assert_one_machine_billed(at, 1)
@@ -286,6 +285,6 @@ def test_a_workspace_lives_and_ends_well_wherever_it_is_killed(
     assert_one_machine_billed(running, 2)
     one.patiently(lambda: running.remove(one.name))
     one.until("WorkspaceRemoved")
-    eventually(lambda: not running.armed(), within=PATIENCE)
+    eventually(lambda: not running.armed())
     assert_one_machine_billed(running, 1)
     running.dumont("log", "verify")

@@ -17,7 +17,6 @@ import pytest
 from tests.support.disks import small_disk
 from tests.support.faults import fault
 from tests.support.sampling import sampled
-from tests.support.simulator import eventually
 from tests.support.stack import FAST, FAST_POLICY, Stack, stack
 from tests.support.trouble import (
     TROUBLES,
@@ -25,9 +24,9 @@ from tests.support.trouble import (
     inbox_size,
     restore_an_old_copy_of_the_log,
 )
+from tests.support.waiting import eventually
 
 NAME = "train"
-PATIENCE = 300.0
 SEALED = "/var/lib/dumont/ready/tree"
 """The newest generation on a standby."""
 NEWER_LOG = "an event log that is not an old copy"
@@ -82,7 +81,7 @@ class Scene:
                 return what()
             return False
 
-        eventually(seen, within=PATIENCE)
+        eventually(seen)
 
     def served_by_the_standby(self) -> bool:
         return bool(self.stack.state(NAME)["serving"] == "standby")

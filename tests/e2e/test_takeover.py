@@ -12,11 +12,10 @@ import pytest
 
 from tests.support.blackhole import BlackHole, black_hole
 from tests.support.faults import fault
-from tests.support.simulator import eventually
 from tests.support.stack import FAST, Json, Stack, stack
+from tests.support.waiting import eventually
 
 TAKEOVER_SECONDS_MAX = 10.0
-PATIENCE = 300.0
 NAME = "train"
 
 pytestmark = [
@@ -73,7 +72,7 @@ class Pair:
             types = {record["type"] for record in self.records_after(position)}
             return "RecoveryCompleted" in types and self.stack.state(NAME)["phase"] == "SYNCING"
 
-        eventually(recovered, within=PATIENCE)
+        eventually(recovered)
 
 
 @pytest.fixture(scope="module")
@@ -138,26 +137,26 @@ def test_the_other_takes_over_within_seconds_and_nothing_is_done_twice(
     begun = pair.head()
     pair.stack.arm(place, "stop")
     pair.lose_the_gpu()
-    eventually(lambda: not pair.stack.armed(), within=PATIENCE)
+    eventually(lambda: not pair.stack.armed())
     holder, pid, term = pair.acting()
     eventually(lambda: _stopped(pid))
     at = pair.now()
     happen(pair, pid)
 
-    eventually(lambda: pair.term() > term, within=PATIENCE)
+    eventually(lambda: pair.term() > term)
     assert (pair.now() - at).total_seconds() < TAKEOVER_SECONDS_MAX, "with the defaults"
-    eventually(lambda: _first_of_a_later_term(pair, begun, term), within=PATIENCE)
+    eventually(lambda: _first_of_a_later_term(pair, begun, term))
     pair.until_recovered(begun)
     if way == "SIGSTOP":
         assert pair.acting()[0] != holder
         os.kill(pid, signal.SIGCONT)
-    eventually(lambda: not Path(f"/proc/{pid}").exists(), within=PATIENCE)
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
 
     terms = [record["term"] for record in pair.records_after(begun)]
     assert terms == sorted(terms), "who was replaced wrote nothing any more"
     rented = [account["label"] for account in pair.stack.clouds.ledger()["instances"]]
     assert len(rented) == len(set(rented)), "one machine for each label"
-    eventually(lambda: pair.stack.clouds.ledger()["gpus_billed_now"] == 1, within=PATIENCE)
+    eventually(lambda: pair.stack.clouds.ledger()["gpus_billed_now"] == 1)
     pair.stack.dumont("log", "verify")
 
 

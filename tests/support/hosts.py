@@ -29,10 +29,10 @@ from shared.policy import Policy
 from simulator import image
 from simulator.machine import Machine
 from tests.support.ssh_server import free_port
+from tests.support.waiting import PATIENCE
 
 WORKSPACE = WorkspaceName("train")
 ADDRESS = "127.0.0.2"
-BOOT_DEADLINE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Lab:
         host = Host(
             id=MachineId(name), provider="ssh", provider_id=name, address=ADDRESS, port=port
         )
-        deadline = time.monotonic() + BOOT_DEADLINE
+        deadline = time.monotonic() + PATIENCE
         while not await ssh.tcp_connects(ADDRESS, port, 1.0):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
@@ -352,14 +352,6 @@ def processes_of(at: LabHost, word: bytes = b"") -> list[int]:
             if inside and word in (entry / "cmdline").read_bytes().replace(b"\0", b" "):
                 found.append(int(entry.name))
     return found
-
-
-async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait for a condition; fails when it does not come about in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
 
 
 def tree_of(top: Path) -> dict[str, tuple[object, ...]]:

@@ -21,8 +21,7 @@ from cli.embedded.nats import NatsServer
 from cli.embedded.postgres import ROLES, SUPERUSER, PostgresServer
 from services.recovery.setup import migrate
 from shared.bus.permissions import USERS
-
-START_TIMEOUT = 10.0
+from tests.support.waiting import PATIENCE
 
 
 class Program(Protocol):
@@ -51,7 +50,7 @@ class Running:
     def start(self) -> None:
         """Start it and wait until it is ready, again and again as a supervisor would."""
         self.program.prepare()
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + PATIENCE
         user = self.program.user
         while True:
             self.process = subprocess.Popen(

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-READY_DEADLINE = 20.0
+from tests.support.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 
@@ -89,17 +89,6 @@ class Simulator:
         return body
 
 
-def eventually(look: Callable[[], T | None], *, within: float = 10.0) -> T:
-    """Look again and again until there is something to see."""
-    deadline = time.monotonic() + within
-    while True:
-        seen = look()
-        if seen:
-            return seen
-        assert time.monotonic() < deadline, f"not seen within {within} s: {look}"
-        time.sleep(0.02)
-
-
 @contextmanager
 def simulator(directory: Path, **options: Any) -> Iterator[Simulator]:
     """Run ``python -m simulator`` in ``directory``; ``options`` are its own, with underscores.
@@ -147,7 +136,7 @@ def _first_line(process: "subprocess.Popen[str]", log: Path) -> dict[str, Any]:
 def _end(process: "subprocess.Popen[str]") -> None:
     os.kill(process.pid, signal.SIGTERM)
     try:
-        process.wait(timeout=READY_DEADLINE)
+        process.wait(timeout=PATIENCE)
     finally:
         process.kill()
         process.wait()

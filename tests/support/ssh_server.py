@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.machines import Host, MachineId
-
-DEADLINE = 10.0
+from tests.support.waiting import PATIENCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +106,7 @@ async def running_sshd(
 
 
 async def _listening(address: str, port: int, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(PATIENCE):
         while process.returncode is None:
             try:
                 _, writer = await asyncio.open_connection(address, port)

@@ -8,7 +8,6 @@ import asyncio
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from shared.patience import BUS, EVENT_LOG
 from shared.subjects import BUCKET_STATE, STREAM_EVENTS, STREAM_INBOX
 from tests.support.disks import full
 from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 LOAD_BALANCER = "the load balancer"
 
@@ -242,10 +242,7 @@ def balancer_reloaded(stack: Stack) -> Iterator[None]:
     server = HaproxyServer(Layout.of(stack.dir).haproxy, ports=range(first, last + 1))
     mine = subprocess.Popen([*server.argv, "-sf", str(old.pid)], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
-        while processes.alive(old):
-            assert time.monotonic() < deadline, "the old process ends"
-            time.sleep(0.02)
+        eventually(lambda: not processes.alive(old), "the old process ends")
         yield
     finally:
         mine.kill()

@@ -7,8 +7,7 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -17,11 +16,11 @@ from cli.embedded import control, processes, run_file
 from cli.embedded.child import Child
 from cli.embedded.layout import Layout
 from cli.embedded.supervisor import hold_lock, supervise
+from tests.support.waiting import PATIENCE, eventually
 
 PROJECT = Path(__file__).resolve().parents[3]
 SLEEP = "import time; time.sleep(600)"
 SERVE = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
-DEADLINE = 20.0
 
 T = TypeVar("T")
 
@@ -71,7 +70,7 @@ def supervised(directory: Path) -> Iterator[Layout]:
         yield layout
     finally:
         control.end(layout)
-        process.wait(DEADLINE)
+        process.wait(PATIENCE)
 
 
 def is_ready(layout: Layout) -> bool:
@@ -85,16 +84,6 @@ def child(layout: Layout, name: str) -> run_file.Running:
     run = run_file.read(layout.run_file)
     assert run is not None
     return run.children[name]
-
-
-def eventually(probe: Callable[[], T | None], what: str) -> T:
-    """What ``probe`` answers once it is true; fails after a deadline."""
-    deadline = time.monotonic() + DEADLINE
-    while time.monotonic() < deadline:
-        if found := probe():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"not within {DEADLINE:.0f} s: {what}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 from cli.embedded import control, processes, run_file
 from cli.embedded.supervisor import BACKOFF_MAX, BACKOFF_MIN, next_backoff
 from tests.support.faults import fault
-from tests.unit.cli.children import child, eventually, supervised
+from tests.support.waiting import eventually
+from tests.unit.cli.children import child, supervised
 
 
 def test_a_child_starts_when_what_it_needs_is_ready(tmp_path: Path) -> None:
