@@ -73,8 +73,8 @@ sim: setup ## play SEEDS seeds of the simulation lab (default 500), fresh ones u
 	$(BIN)/python -m lab sim --seeds $(or $(SEEDS),500) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace $(TRACE))
 
 .PHONY: sim-pairs
-sim-pairs: setup ## kill the services at all pairs of crash points of an incident, or at each EVERYth
-	$(BIN)/python -m lab pairs $(if $(EVERY),--every $(EVERY))
+sim-pairs: setup ## kill the services at all pairs of crash points of an incident
+	$(BIN)/python -m lab pairs
 
 .PHONY: sim-regressions
 sim-regressions: setup ## play the stored stories that once broke a promise

@@ -3,7 +3,8 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -41,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     sim.set_defaults(run=_sim)
     crash = verbs.add_parser("pairs", help="kill the services at all pairs of crash points")
     crash.add_argument("--workers", type=int, default=campaign.WORKERS)
-    crash.add_argument("--every", type=int, default=1, help="only each so many-th pair [all]")
     crash.set_defaults(run=_pairs)
     verbs.add_parser("regressions", help="play the stored stories").set_defaults(run=_regressions)
     given = parser.parse_args(argv)
@@ -150,27 +150,20 @@ def _tell_total(total: Total) -> None:
 
 def _pairs(given: argparse.Namespace) -> int:
     began = time.perf_counter()
-    undisturbed = pairs.outcome(())
-    alone = _killed(undisturbed.then(), given.workers)
-    after = [kills for outcome in alone for kills in outcome.then()]
-    both = _killed(after[:: given.every], given.workers)
+    kills: Counter[int] = Counter()
+    broken = 0
+    for outcome in pairs.everywhere(given.workers):
+        kills[len(outcome.kills)] += 1
+        if outcome.findings:
+            broken += 1
+            where = ", then ".join(map(str, outcome.kills)) or "nowhere"
+            print(f"BROKEN when killed {where}: {outcome.findings[0]}", flush=True)
     seconds = time.perf_counter() - began
-    broken = sum(bool(outcome.findings) for outcome in (undisturbed, *alone, *both))
     print(
-        f"{len(alone)} crash points alone, and {len(both)} of {len(after)} after another one, "
-        f"in {seconds:.0f} s: {broken} broke a promise"
+        f"{kills[1]} crash points alone, and {kills[2]} pairs of them, in {seconds:.0f} s: "
+        f"{broken} broke a promise"
     )
     return 1 if broken else 0
-
-
-def _killed(every: Iterable[tuple[pairs.Place, ...]], workers: int) -> list[pairs.Outcome]:
-    outcomes = []
-    for outcome in campaign.spread(pairs.outcome, list(every), workers=workers):
-        outcomes.append(outcome)
-        if outcome.findings:
-            where = ", then ".join(str(place) for place in outcome.places)
-            print(f"BROKEN when killed {where}: {outcome.findings[0]}", flush=True)
-    return outcomes
 
 
 def _regressions(_: argparse.Namespace) -> int:

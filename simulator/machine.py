@@ -104,15 +104,19 @@ class Machine:
 
     async def _hear_ready(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
+        ready = False
         while line := (await process.stdout.readline()).decode().strip():
             word, _, text = line.partition(" ")
+            # Two processes say these, so either may come first.
             if word == "pid":
                 self._pid = int(text)
             elif word == "ready":
-                return
+                ready = True
             else:
                 hint = f": {NEEDS_ROOT}" if "not permitted" in text else ""
                 raise BootError(f"machine {self.name} did not boot ({text}){hint}")
+            if ready and self._pid is not None:
+                return
         raise BootError(f"machine {self.name} ended while it booted; see {self.console}")
 
     async def _notice_end(self, process: asyncio.subprocess.Process) -> None:
