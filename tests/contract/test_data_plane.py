@@ -1,7 +1,9 @@
 """The data plane on real parts: sshd, rsync and the gate, between machines of their own."""
 
 import asyncio
+import json
 import os
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -416,15 +418,71 @@ class TestTheSyncService:
 
 class TestOldGenerations:
     @fault(78)
-    async def test_are_let_go_but_for_the_last_twenty(self, hosts: Lab, standby: LabHost) -> None:
+    async def test_are_kept_from_hours_and_days_before_what_was_spoilt(
+        self, hosts: Lab, standby: LabHost
+    ) -> None:
+        """As ransomware does: everything rewritten, in the same number and size."""
         await hosts.promote(standby, 0, serve=True)
-        for number in range(22):
-            (standby.workspace / "n").write_text(str(number))
+        (standby.workspace / "thesis").write_text("good")
+        for hours in (60, 30, 5, 1):
+            (standby.workspace / "log").write_text(str(hours))
             await hosts.seal(standby, 0)
-        assert len(standby.generations) == 20
-        assert (standby.sealed() / "n").read_text() == "21"
+            took_place(standby, standby.generations[-1], hours * 3600)
+        for number in range(25):
+            (standby.workspace / "thesis").write_text(f"{number:04}")
+            await hosts.seal(standby, 0)
+        old, spoilt = standby.generations[:4], standby.generations[4:]
+        assert len(spoilt) < 25
+        assert [int(name[-8:]) for name in old] == [1, 2, 3, 4]
+        for name in old:
+            assert (standby.sealed(name) / "thesis").read_text() == "good"
+        assert (standby.sealed() / "thesis").read_text() == "0024"
         listed = await hosts.ask(standby, CertificateRole.WRITE, 0, "generations")
         assert [g["generation"] for g in listed["generations"]] == standby.generations
+
+    async def test_are_let_go_when_there_are_newer_ones_of_their_time(
+        self, hosts: Lab, standby: LabHost
+    ) -> None:
+        await hosts.promote(standby, 0, serve=True)
+        for number in range(30):
+            (standby.workspace / "n").write_text(str(number))
+            await hosts.seal(standby, 0)
+            took_place(standby, standby.generations[-1], 600 - 20 * number)
+        assert 20 < len(standby.generations) < 28
+        assert standby.generations[0].endswith("00000001")
+
+    @fault(74)
+    async def test_make_room_for_the_next_one_on_a_full_disk(self, hosts: Lab) -> None:
+        standby = await hosts.host(Role.STANDBY, name="small", furnish=small_store)
+        try:
+            gpu = await hosts.host(Role.GPU, name="busy", adopted=True)
+            gpu.workspace.mkdir(exist_ok=True)
+            for number in range(10):
+                (gpu.workspace / "checkpoint").write_bytes(os.urandom(4 << 20))
+                await hosts.pull(standby, gpu, 0)
+                assert standby.generations[-1].endswith(f"{number + 1:08}")
+            assert len(standby.generations) > 1, "no more goes than the next one needs"
+            promoted = await hosts.promote(standby, 1, serve=True)
+            assert promoted["generation"] == standby.generations[-1]
+            assert tree_of(standby.workspace) == tree_of(gpu.workspace)
+        finally:
+            subprocess.run(["umount", "-l", str(standby.store)], check=True)
+
+
+def took_place(standby: LabHost, generation: str, seconds_ago: float) -> None:
+    """Let a copy have been taken earlier than it was."""
+    path = standby.store / "generations" / generation / "seal.json"
+    sealed = json.loads(path.read_text())
+    fresh = path.with_name("seal.json.earlier")  # at once: somebody may be reading it
+    fresh.write_text(json.dumps(sealed | {"taken_ns": time.time_ns() - int(seconds_ago * 1e9)}))
+    fresh.rename(path)
+
+
+def small_store(root: Path) -> None:
+    store = root / "var/lib/dumont"
+    store.mkdir()
+    options = "size=32m,mode=711"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(store)], check=True)
 
 
 def jobs(standby: LabHost) -> int:

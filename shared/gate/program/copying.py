@@ -23,6 +23,7 @@ from .peers import reach
 from .programs import run_job
 from .ready import prepare_ready
 from .refusals import Refusal
+from .retention import with_room
 from .rsync import RSYNC_COMMON, Progress, sort_failure, statistic
 from .sealing import drop_attempts, seal, tidy
 from .soundness import newest_sound
@@ -73,44 +74,51 @@ def seal_live(session: Session, payload: Answer) -> Answer:
 
 
 def copy(session: Session, source: Source, *, timeout: float, accept_shrink: bool) -> Answer:
-    """Copy a source, and seal the copy as a new generation if anything changed.
+    """Copy a source, and seal the copy as a new generation if anything changed."""
+    begun = time.monotonic()
+    deadline = begun + timeout
+    with lane("copy"):
+        sealed = with_room(lambda: copy_once(session, source, deadline, accept_shrink))
+    sealed["seconds"] = round(time.monotonic() - begun, 3)
+    return sealed
+
+
+def copy_once(session: Session, source: Source, deadline: float, accept_shrink: bool) -> Answer:
+    """Copy and seal. May be done again after whatever stopped it.
 
     Every pass goes into a fresh directory that takes what it already has from earlier ones by
     hard links. So nothing is ever changed in a file that a generation shares, and an attempt that
     failed is not lost: its files are linked, and a big one goes on from where it was cut.
     """
-    begun, taken = time.monotonic(), time.time_ns()
-    deadline = begun + timeout
-    with lane("copy"):
-        basis, before = newest_sound()
-        bases = [path for path in [leftover(session.epoch), basis.tree if basis else None] if path]
-        staging = transfer(session, source, bases, deadline)
-        files_changing = 0
-        if not source.still and (staging.moved or staging.vanished):
-            # What was moved may have been written meanwhile, and what was renamed may have been
-            # missed under both names: look again.
-            again = transfer(session, source, [f"{staging.path}/tree", *bases], deadline)
-            discard(staging.path)
-            staging, files_changing = again, again.moved
-        if basis and source.kind == "live":
-            settle_racy(staging.path, basis, before)
-        files = take_manifest(f"{staging.path}/tree", known_from(basis, before))
-        held = None if accept_shrink else shrank(before, files)
-        newest = basis is not None and basis == newest_generation()
-        changed = not basis or not newest or differs(basis, before, staging.path, files)
-        facts = {"taken_at": iso(taken), "seconds": 0.0, "files_changing": files_changing}
-        if held or not changed:
-            assert basis
-            discard(staging.path)
-            sealed = {**basis.seal(), **facts, "bytes_changed": 0}
-        else:
-            facts["source"] = source.kind
-            facts["workspace"] = session.host.workspace
-            facts["taken_ns"] = taken
-            basis, sealed = seal(session.epoch, staging.path, before, files, facts)
-        ready = prepare_ready(session.epoch, basis, deadline)
-        tidy(session.epoch)
-    sealed["seconds"] = round(time.monotonic() - begun, 3)
+    taken = time.time_ns()
+    basis, before = newest_sound()
+    bases = [path for path in [leftover(session.epoch), basis.tree if basis else None] if path]
+    staging = transfer(session, source, bases, deadline)
+    files_changing = 0
+    if not source.still and (staging.moved or staging.vanished):
+        # What was moved may have been written meanwhile, and what was renamed may have been
+        # missed under both names: look again.
+        again = transfer(session, source, [f"{staging.path}/tree", *bases], deadline)
+        discard(staging.path)
+        staging, files_changing = again, again.moved
+    if basis and source.kind == "live":
+        settle_racy(staging.path, basis, before)
+    files = take_manifest(f"{staging.path}/tree", known_from(basis, before))
+    held = None if accept_shrink else shrank(before, files)
+    newest = basis is not None and basis == newest_generation()
+    changed = not basis or not newest or differs(basis, before, staging.path, files)
+    facts = {"taken_at": iso(taken), "files_changing": files_changing}
+    if held or not changed:
+        assert basis
+        discard(staging.path)
+        sealed = {**basis.seal(), **facts, "bytes_changed": 0}
+    else:
+        facts["source"] = source.kind
+        facts["workspace"] = session.host.workspace
+        facts["taken_ns"] = taken
+        basis, sealed = seal(session.epoch, staging.path, before, files, facts)
+    ready = prepare_ready(session.epoch, basis, deadline)
+    tidy(session.epoch)
     return {**sealed, "changed": changed and not held, "held": held, "ready": ready}
 
 

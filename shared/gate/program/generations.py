@@ -11,16 +11,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .answers import Answer
-from .files import discard, read_json
+from .files import read_json
 from .host import Session, read_host
 from .layout import GENERATIONS
-from .locks import try_lock
 from .refusals import Refusal
 
 if TYPE_CHECKING:  # hashing is slow to import, and `look` has no need of it
     from .manifests import FilesByPath
-
-GENERATIONS_KEPT = 20
 
 _GENERATION = re.compile(r"e(\d{6})-(\d{8})")
 
@@ -100,21 +97,6 @@ def in_use(generation: Generation) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
-
-
-def prune_generations() -> None:
-    """Let go of old generations, never of the newest whole one nor of one that is being sent."""
-    every = generations()
-    whole = [generation for generation in every if not is_marked(generation)]
-    for generation in every[:-GENERATIONS_KEPT]:
-        if generation in whole[-1:]:
-            continue
-        fd = os.open(f"{GENERATIONS}/{generation.id}/seal.json", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if try_lock(fd, fcntl.LOCK_EX):
-                discard(f"{GENERATIONS}/{generation.id}")
-        finally:
-            os.close(fd)
 
 
 def list_generations(_session: Session, _payload: Answer) -> Answer:

@@ -20,6 +20,7 @@ from .manifests import FilesByPath
 from .people import close_account, end_people, let_people_at, open_account
 from .ready import refresh_ready
 from .refusals import Refusal
+from .retention import with_room
 from .soundness import damaged_generations, misfits, newest_sealed, promotable
 
 COPY_SECONDS = 3600.0
@@ -96,12 +97,12 @@ def start_serving(epoch: int, host: Host) -> None:
 def make_ready(epoch: int, newest: Generation, files: FilesByPath) -> None:
     """Have the private copy of a generation, with every file in its size."""
     deadline = time.monotonic() + COPY_SECONDS
-    refresh_ready(epoch, newest, deadline)
+    with_room(lambda: refresh_ready(epoch, newest, deadline))
     if wrong := misfits(f"{READY}/tree", files):
         for path in wrong:
             discard(f"{READY}/tree/{path}")
         os.unlink(f"{READY}/state.json")
-        refresh_ready(epoch, newest, deadline)
+        with_room(lambda: refresh_ready(epoch, newest, deadline))
 
 
 def show_at(path: str) -> None:

@@ -13,19 +13,21 @@ from .generations import Generation
 from .layout import LIVE, PEOPLE, READY
 from .programs import run_job
 from .refusals import Refusal
+from .retention import with_room
 from .rsync import RSYNC_COMMON, sort_failure
 
 
 def prepare_ready(epoch: int, generation: Generation, deadline: float) -> bool:
     """Keep the private copy of the newest generation, so that a promotion is only a rename.
 
-    While people work on the standby there is none to keep. A disk that is too small for it delays
-    the next promotion; it does not undo the seal: then this is False.
+    While people work on the standby there is none to keep. A disk that is too small for it even
+    without older generations delays the next promotion; it does not undo the seal: then this is
+    False.
     """
     if os.path.lexists(f"{LIVE}/tree"):
         return False
     try:
-        refresh_ready(epoch, generation, deadline)
+        with_room(lambda: refresh_ready(epoch, generation, deadline))
     except Refusal as refusal:
         if refusal.code in {"disk-full", "timeout", "certificate-over", "rsync-failed"}:
             return False

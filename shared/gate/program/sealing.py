@@ -10,11 +10,12 @@ from typing import Any
 from .answers import iso
 from .epochs import demand_epoch
 from .files import discard, durable_json, empty_trash, flush_to_disk, fsync_directory
-from .generations import Generation, generations, newest_generation, prune_generations
+from .generations import Generation, generations, newest_generation
 from .layout import GENERATIONS, RETIRED, STAGING
 from .leases import lease
 from .locks import store_lock
 from .manifests import FilesByPath, bytes_changed, count, manifest_sha256
+from .retention import prune
 
 
 def seal(
@@ -59,5 +60,5 @@ def tidy(epoch: int) -> None:
     drop_attempts()
     if any(generation.epoch == epoch for generation in generations()):
         shutil.rmtree(RETIRED, ignore_errors=True)
-    prune_generations()
+    prune()
     empty_trash()
