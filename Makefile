@@ -38,14 +38,17 @@ down: ## end the full stack, keep its data
 	docker compose -f deploy/compose.yml --profile simulator down
 
 .PHONY: test
-test: setup ## every test once, at the smallest size that still shows the fault
-	$(SIDE_BY_SIDE) -n 4 -m "not full" tests/unit tests/contract
-	$(SIDE_BY_SIDE) -n 2 -m "not full" tests/e2e $(TIMED:%=--ignore=%)
-	$(PYTEST) -m "not full" $(TIMED)
+test: WHICH := -m "not full"
+test: setup all-tests ## every test once, at the smallest size that still shows the fault
 
 .PHONY: test-full
-test-full: setup ## everything, at full size
-	$(PYTEST) tests
+test-full: setup all-tests ## everything, at full size (hours)
+
+.PHONY: all-tests
+all-tests: setup
+	$(SIDE_BY_SIDE) -n 4 $(WHICH) tests/unit tests/contract
+	$(SIDE_BY_SIDE) -n 2 $(WHICH) tests/e2e $(TIMED:%=--ignore=%)
+	$(PYTEST) $(WHICH) $(TIMED)
 
 .PHONY: bench
 bench: bench-log ## measure everything, beside others

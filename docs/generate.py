@@ -1,7 +1,7 @@
 """Writes the documents that are read off the code, so that they cannot be wrong about it.
 
-    python docs/generate.py           writes events.md, phases.md, reliability.md, openapi.json,
-                                      asyncapi.json
+    python docs/generate.py           writes events.md, phases.md, policy.md, reliability.md,
+                                      openapi.json, asyncapi.json
     python docs/generate.py --check   says which of them is stale, and exits 1 if one is
 
 ``events.md`` answers for each event, in one place: where it is declared, who says it, who hears
@@ -31,6 +31,7 @@ from services.api.routes import create_app  # noqa: E402
 from services.api.schemas import VERSION  # noqa: E402
 from shared.events import EVENTS, SPEAKER, VOICES  # noqa: E402
 from shared.events.base import Event  # noqa: E402
+from shared.policy import Policy  # noqa: E402
 
 SERVICES = ("health", "sync", "recovery", "api")
 COMMON = {field.name for field in fields(Event)}
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> int:
     documents = {
         ROOT / "docs" / "events.md": events_document(),
         ROOT / "docs" / "phases.md": phases.document(),
+        ROOT / "docs" / "policy.md": policy_document(),
         ROOT / "docs" / "reliability.md": reliability.document(ROOT),
         ROOT / "docs" / "openapi.json": openapi_document(),
         ROOT / "docs" / "asyncapi.json": asyncapi_document(),
@@ -72,6 +74,46 @@ def openapi_document() -> str:
 
 def asyncapi_document() -> str:
     return json.dumps(asyncapi.document(VERSION), indent=1) + "\n"
+
+
+# --- policy.md -----------------------------------------------------------------------------------
+
+POLICY_HEAD = """\
+# The policy of a workspace
+
+Given when it is registered: `dumont workspace add NAME --policy KEY=VALUE` (again for each; lists
+with commas), or as `policy` in `POST /v1/workspaces`. Durations are in seconds and may be
+fractions, prices are US dollars an hour.
+
+| setting | default | |
+| --- | --- | --- |
+"""
+
+
+def policy_document() -> str:
+    """Each setting with its default and the docstring below it. Raises KeyError without one."""
+    (record,) = ast.parse(dedent(getsource(Policy))).body
+    assert isinstance(record, ast.ClassDef)
+    said: dict[str, str] = {}
+    for setting, text in pairwise(record.body):
+        if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name):
+            match text:
+                case ast.Expr(value=ast.Constant(value=str(words))):
+                    said[setting.target.id] = " ".join(words.split()).replace("``", "`")
+    rows = (f"| `{f.name}` | {_shown(f.default)} | {said[f.name]} |\n" for f in fields(Policy))
+    return POLICY_HEAD + "".join(rows)
+
+
+def _shown(value: object) -> str:
+    match value:
+        case bool():
+            return f"`{str(value).lower()}`"
+        case float() | int():
+            return f"`{value:g}`"
+        case tuple():
+            return f"`{','.join(value)}`" if value else "none"
+        case _:
+            return f"`{value}`"
 
 
 # --- events.md -----------------------------------------------------------------------------------

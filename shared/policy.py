@@ -1,6 +1,7 @@
 """What a user may decide about a workspace. Every duration is in seconds."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 RESTORE_BYTES_PER_SECOND_MIN = 6_000_000
@@ -8,9 +9,10 @@ RESTORE_BYTES_PER_SECOND_MIN = 6_000_000
 NUMBER_MAX = 366 * 86_400
 """For every setting: in seconds a year, and no sensible price or size is larger."""
 ZERO_ALLOWED = {
-    *("cooldown", "search_retries"),
+    *("cooldown", "search_retries", "sync_rate_max"),
     *("spend_hour_max", "spend_day_max", "spend_incident_max"),
 }
+PATTERN_MAX = 500
 SPEND_HOURS = {"hour": 1.5, "day": 26.0, "incident": 6.0}
 """What a workspace may cost by default, in hours of a GPU at the highest price: more than one GPU
 in service for the whole window, less than two."""
@@ -20,50 +22,81 @@ in service for the whole window, less than two."""
 class Policy:
     """The settings of one workspace, with the product's defaults.
 
-    Prices are US dollars an hour, ``gpu_ram_min_gb`` and ``disk_gb`` are gigabytes.
-    ``spend_*_max`` are US dollars of rented GPUs in the last hour, in the last day, and in one
-    incident; 0 means so many hours at ``gpu_price_max`` as SPEND_HOURS says.
-    ``regions`` are two-letter country codes or ``EU``: preferences, unless ``regions_strict``.
+    Durations are in seconds, prices in US dollars an hour. ``docs/policy.md`` is made of this.
     """
 
     sync_interval: float = 30.0
+    """Between the begins of two looks through the whole tree; a failed sync waits as long."""
     watch: bool = True
     """Hear of changes on the GPU, and copy them within seconds rather than at the interval."""
-    health_interval: float = 10.0
-    probe_timeout: float = 5.0
-    failover_threshold: int = 3
-    auto_failover: bool = True
-    auto_recovery: bool = True
-    cooldown: float = 30.0
-
-    gpu_price_max: float = 0.50
-    spend_hour_max: float = 0.0
-    spend_day_max: float = 0.0
-    spend_incident_max: float = 0.0
-    gpu_ram_min_gb: float = 8.0
-    gpu_disk_gb: float = 32.0
-    gpu_image: str = "pytorch/pytorch:latest"
-    regions: tuple[str, ...] = ("TH", "VN", "JP", "EU")
-    regions_strict: bool = False
-
-    standby_zone: str = "europe-west1-b"
-    standby_machine: str = "e2-medium"
-    standby_disk_gb: int = 100
-    standby_spot: bool = True
-    standby_losses_max: int = 3
-    standby_loss_window: float = 86_400.0
-    """A Spot standby lost so often within so many seconds is made anew as an on-demand one."""
+    sync_excludes: tuple[str, ...] = ()
+    """What is not protected, as rsync's patterns: ``*.tmp``, ``cache/``, ``/only/at/the/top``."""
+    sync_rate_max: float = 0.0
+    """Megabytes a second that a sync may take of the GPU's line; 0: all that there is."""
+    sync_timeout: float = 300.0
+    """After which a sync is broken off; the next one goes on from what it had."""
     generation_age_max: float = 900.0
     """A standby whose newest copy is older is not promoted unless a person says so."""
 
-    sync_timeout: float = 300.0
-    ssh_timeout: float = 300.0
-    restore_timeout: float = 600.0
-    freeze_bound: float = 5.0
-    freeze_timeout: float = 60.0
+    health_interval: float = 10.0
+    """Between two checks of a host."""
+    probe_timeout: float = 5.0
+    """For each probe of a check."""
+    failover_threshold: int = 3
+    """So many failed checks in a row make a host suspect; recovery then looks for itself."""
+    auto_failover: bool = True
+    """Fail over without being asked."""
+    auto_recovery: bool = True
+    """Look for a GPU after a failover without being asked."""
+    cooldown: float = 30.0
+    """No failover by itself so shortly after the way back to a GPU."""
+
+    gpu_price_max: float = 0.50
+    """The highest price of a GPU."""
+    gpu_ram_min_gb: float = 8.0
+    """The least GPU memory, in gigabytes."""
+    gpu_disk_gb: float = 32.0
+    """The disk that is rented with the GPU, in gigabytes."""
+    gpu_image: str = "pytorch/pytorch:latest"
+    """The container image that the GPU runs."""
+    regions: tuple[str, ...] = ("TH", "VN", "JP", "EU")
+    """Two-letter country codes or ``EU`` that are preferred."""
+    regions_strict: bool = False
+    """Rent nowhere else."""
+    spend_hour_max: float = 0.0
+    """US dollars for rented GPUs in the last hour; 0: 1.5 hours at ``gpu_price_max``."""
+    spend_day_max: float = 0.0
+    """US dollars for rented GPUs in the last day; 0: 26 hours at ``gpu_price_max``."""
+    spend_incident_max: float = 0.0
+    """US dollars for rented GPUs in one incident; 0: 6 hours at ``gpu_price_max``."""
+
+    standby_zone: str = "europe-west1-b"
+    """Where the standby is created."""
+    standby_machine: str = "e2-medium"
+    """Its machine type."""
+    standby_disk_gb: int = 100
+    """Its disk, in gigabytes: twice the data, and room for older generations."""
+    standby_spot: bool = True
+    """Create it as a Spot VM."""
+    standby_losses_max: int = 3
+    """A Spot standby lost so often within ``standby_loss_window`` is made anew on demand."""
+    standby_loss_window: float = 86_400.0
+    """See ``standby_losses_max``."""
+
     search_retries: int = 10
+    """So many searches come quickly; after them people are told, and the wait grows."""
     search_retry_wait: float = 30.0
+    """Between two of the quick ones."""
     search_wait_max: float = 900.0
+    """The longest wait between two searches."""
+    ssh_timeout: float = 300.0
+    """For a rented machine to answer by SSH and be prepared."""
+    restore_timeout: float = 600.0
+    """For a restore; more where the bytes need more at 6 MB/s."""
+    freeze_bound: float = 5.0
+    """The way back closes the endpoint once the rest takes no longer than this."""
+    freeze_timeout: float = 60.0
+    """The longest that people wait there; then the standby serves again."""
 
     ssh_keys: tuple[str, ...] = ()
     """Public keys of the people who may log in, as in an ``authorized_keys`` file."""
@@ -79,12 +112,10 @@ class Policy:
         for name in TEXTS:
             if reason := _unusable_text(getattr(self, name)):
                 return f"policy: {name} {reason}"
-        for region in self.regions:
-            if len(region) != 2 or not region.isupper():
-                return f"policy: region {region!r} is not a two-letter code such as TH, or EU"
-        for key in self.ssh_keys:
-            if not key.isprintable() or len(key.split()) < 2:
-                return "policy: each of ssh_keys is one public key line, 'ssh-ed25519 AAAA...'"
+        for name, unusable in ITEMS.items():
+            for item in getattr(self, name):
+                if reason := unusable(item):
+                    return f"policy: {reason}"
         return None
 
     def spend_max(self, window: str) -> float:
@@ -118,3 +149,33 @@ def _unusable_text(value: str) -> str | None:
     if not value.strip() or not value.isprintable():
         return f"is {value!r}; it must be one line of text"
     return None
+
+
+def _unusable_region(region: str) -> str | None:
+    if len(region) == 2 and region.isupper():
+        return None
+    return f"region {region!r} is not a two-letter code such as TH, or EU"
+
+
+def _unusable_pattern(pattern: str) -> str | None:
+    shown = f"sync_excludes: {pattern[:80]!r}"
+    if not pattern.isprintable() or len(pattern) > PATTERN_MAX:
+        return f"{shown} is not one line of at most {PATTERN_MAX} characters"
+    if pattern.startswith(("+ ", "- ", "!")):
+        return f"{shown} is a rule; give the pattern alone"
+    if not pattern.strip("*?/. "):
+        return f"{shown} would leave out everything"
+    return None
+
+
+def _unusable_key(key: str) -> str | None:
+    if key.isprintable() and len(key.split()) >= 2:
+        return None
+    return "each of ssh_keys is one public key line, 'ssh-ed25519 AAAA...'"
+
+
+ITEMS: dict[str, Callable[[str], str | None]] = {
+    "regions": _unusable_region,
+    "sync_excludes": _unusable_pattern,
+    "ssh_keys": _unusable_key,
+}

@@ -77,6 +77,30 @@ class TestASyncFromTheGpu:
         assert second["taken_at"] > first["taken_at"]
         assert len(standby.generations) == 1
 
+    async def test_leaves_out_what_its_policy_names_on_the_gpu_and_on_the_standby(
+        self, hosts: Lab, standby: LabHost, gpu: LabHost
+    ) -> None:
+        kept = set(tree_of(gpu.workspace))
+        for name in ("cache/index", "src/deep/cache/index", "scratch/a", "src/scratch/a", "b.tmp"):
+            path = gpu.workspace / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("not worth it")
+        excludes = {"excludes": ["cache/", "/scratch", "*.tmp", "-rf; $(reboot)"]}
+        await hosts.pull(standby, gpu, 0, **excludes)
+        kept |= {"src/scratch", "src/scratch/a"}
+        assert set(tree_of(standby.sealed())) == kept
+        await hosts.promote(standby, 1, serve=True)
+        (standby.workspace / "b.tmp").write_text("not worth it here either")
+        assert not (await hosts.seal(standby, 1, **excludes))["changed"]
+
+    async def test_takes_no_more_of_the_line_than_its_policy_allows(
+        self, hosts: Lab, standby: LabHost, gpu: LabHost
+    ) -> None:
+        (gpu.workspace / "large").write_bytes(os.urandom(2 << 20))
+        answer = await hosts.pull(standby, gpu, 0, bytes_per_second=1 << 20)
+        assert answer["seconds"] > 1.5
+        assert tree_of(standby.sealed()) == tree_of(gpu.workspace)
+
     async def test_keeps_earlier_generations_as_they_were(
         self, hosts: Lab, standby: LabHost, gpu: LabHost
     ) -> None:

@@ -63,6 +63,8 @@ class StandbyDataPlane:
         request = {
             "source": _peer(primary, assignment.path),
             "accept_shrink": assignment.accept_shrink,
+            "excludes": assignment.policy.sync_excludes,
+            "bytes_per_second": int(assignment.policy.sync_rate_max * 1e6),
         }
 
         async def attempt(left: float) -> dict[str, Any]:
@@ -93,7 +95,11 @@ class StandbyDataPlane:
     async def seal(self, assignment: Assignment) -> Sealed:
         """Seal the tree that people work on."""
         timeout = assignment.policy.sync_timeout
-        request = {"timeout": timeout, "accept_shrink": assignment.accept_shrink}
+        request = {
+            "timeout": timeout,
+            "accept_shrink": assignment.accept_shrink,
+            "excludes": assignment.policy.sync_excludes,
+        }
         return _sealed(await self._ask(assignment, Verb.SEAL, request, timeout=timeout))
 
     async def push(

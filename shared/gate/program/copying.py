@@ -36,6 +36,8 @@ class Source(NamedTuple):
     arguments: list[str]
     still: bool
     """Nothing can write there now."""
+    selection: list[str]
+    """Options that say what of it is copied, and how fast."""
 
 
 class Staged(NamedTuple):
@@ -52,7 +54,7 @@ def pull(session: Session, payload: Answer) -> Answer:
         arguments = [f"--rsh={peer.rsync_shell}", f"{peer.rsync_name}:/"]
         return copy(
             session,
-            Source("gpu", arguments, still=False),
+            Source("gpu", arguments, still=False, selection=selection(payload)),
             timeout=float(payload["timeout"]),
             accept_shrink=bool(payload.get("accept_shrink")),
         )
@@ -67,10 +69,18 @@ def seal_live(session: Session, payload: Answer) -> Answer:
         flush_to_disk(LIVE)  # so that later writes through memory maps get a new time
     return copy(
         session,
-        Source("live", [f"{LIVE}/tree/"], still=still),
+        Source("live", [f"{LIVE}/tree/"], still=still, selection=selection(payload)),
         timeout=float(payload.get("timeout", 300)),
         accept_shrink=bool(payload.get("accept_shrink")),
     )
+
+
+def selection(payload: Answer) -> list[str]:
+    """rsync's options for what is not to be copied, and for how fast the rest may be."""
+    options = [f"--exclude={pattern}" for pattern in payload.get("excludes", ())]
+    if rate := int(payload.get("bytes_per_second", 0)):
+        options.append(f"--bwlimit={max(1, rate // 1024)}")  # in units of 1,024 bytes
+    return options
 
 
 def copy(session: Session, source: Source, *, timeout: float, accept_shrink: bool) -> Answer:
@@ -130,7 +140,7 @@ def transfer(session: Session, source: Source, bases: list[str], deadline: float
     if source.kind == "gpu":
         argv.append(f"--partial-dir={STAGING}/partial")
     argv += [f"--link-dest={base}" for base in bases]
-    argv += [*source.arguments, f"{staging}/tree/"]
+    argv += [*source.selection, *source.arguments, f"{staging}/tree/"]
     finished = run_job(argv, epoch=session.epoch, deadline=deadline, on_output=Progress(None))
     if finished.code not in (0, 24):
         failure = sort_failure("source", finished)

@@ -16,6 +16,7 @@ from .refusals import Refusal
 from .restoring import begun_attempt
 
 _SHORT = re.compile(r"-[lHtprvnc]+(e\.[A-Za-z]*)?")
+_RATE = re.compile(r"--bwlimit=\d{1,9}")
 _LONG = ("--numeric-ids", "--stats", "--no-inc-recursive", "--delete", "--delete-during", "-@-1")
 
 
@@ -30,7 +31,8 @@ def serve_rsync(session: Session, command: list[str]) -> int:
         raise Refusal("bad-request", "only rsync as our side runs it is served here")
     options = [word for word in command[2:-2] if word != "--sender"]
     for option in options:
-        if not _SHORT.fullmatch(option) and option not in _LONG:
+        known = _SHORT.fullmatch(option) or _RATE.fullmatch(option) or option in _LONG
+        if not known:
             raise Refusal("bad-request", f"rsync option {option[:60]!r} is not for this key")
     if sending != (session.role == "read"):
         raise Refusal("bad-request", f"a {session.role} key does not work in this direction")

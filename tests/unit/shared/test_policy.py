@@ -18,6 +18,12 @@ from shared.policy import NUMBER_MAX, Policy
         ("standby_zone", "a\nb", "one line of text"),
         ("gpu_image", "a\0b", "one line of text"),
         ("regions", ("Thailand",), "two-letter code"),
+        ("sync_rate_max", -1.0, "must be greater than 0"),
+        ("sync_excludes", ("*",), "leave out everything"),
+        ("sync_excludes", ("cache/", "/**"), "leave out everything"),
+        ("sync_excludes", ("",), "leave out everything"),
+        ("sync_excludes", ("a\nb",), "one line"),
+        ("sync_excludes", ("+ *",), "is a rule"),
         ("ssh_keys", ("ssh-ed25519",), "public key line"),
         ("ssh_keys", ("ssh-ed25519 AAAA\ncommand",), "public key line"),
     ],
@@ -25,6 +31,11 @@ from shared.policy import NUMBER_MAX, Policy
 def test_a_setting_that_does_not_fit_is_named(setting: str, value: object, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Policy(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_patterns_of_what_need_not_be_copied_are_taken_as_they_are() -> None:
+    patterns = ("*.tmp", "cache/", "/only/at/the/top", "**/wandb")
+    assert Policy(sync_excludes=patterns).sync_excludes == patterns
 
 
 def test_what_may_be_zero_may_be() -> None:
