@@ -35,9 +35,11 @@ class Told:
 
 
 @asynccontextmanager
-async def followed(hosts: Lab, standby: LabHost, gpu: LabHost) -> AsyncIterator[Told]:
+async def followed(
+    hosts: Lab, standby: LabHost, gpu: LabHost, **more: object
+) -> AsyncIterator[Told]:
     told = Told()
-    request = await hosts.with_key(standby, 0, READ, source=gpu.peer())
+    request = await hosts.with_key(standby, 0, READ, source=gpu.peer(), **more)
     session = asyncio.create_task(
         hosts.ask(standby, WRITE, 0, "follow", request, timeout=60.0, on_progress=told)
     )
@@ -118,6 +120,19 @@ async def test_changes_in_a_renamed_directory_have_its_new_name(hosts: Lab) -> N
         await until(lambda: "after" in told.paths)
         (gpu.workspace / "after/file").write_text("1")
         await until(lambda: "after/file" in told.paths)
+
+
+async def test_nothing_is_told_of_what_no_copy_takes(hosts: Lab) -> None:
+    standby, gpu = await pair(hosts)
+    (gpu.workspace / "cache/old").mkdir(parents=True)
+    async with followed(hosts, standby, gpu, excludes=["cache/", "*.tmp"]) as told:
+        for name in ("cache/x", "cache/old/x", "x.tmp"):
+            (gpu.workspace / name).write_text("1")
+        (gpu.workspace / "deep/cache").mkdir(parents=True)
+        (gpu.workspace / "deep/cache/x").write_text("1")
+        (gpu.workspace / "last").write_text("1")
+        await until(lambda: "last" in told.paths)
+    assert told.paths == {"deep", "last"}
 
 
 async def test_more_changes_than_can_be_told_are_only_said_to_be_many(hosts: Lab) -> None:

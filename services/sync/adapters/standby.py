@@ -78,7 +78,10 @@ class StandbyDataPlane:
         """Call ``on_change`` when the watch begins and whenever something changes there."""
         primary = assignment.primary
         assert primary is not None
-        request = {"source": _peer(primary, assignment.path)}
+        request = {
+            "source": _peer(primary, assignment.path),
+            "excludes": assignment.policy.sync_excludes,
+        }
 
         async def attempt(left: float) -> dict[str, Any]:
             return await self._with_key(

@@ -22,9 +22,10 @@ def follow(session: Session, payload: Answer) -> Answer:
     """Pass on what the GPU's gate tells, until either end goes. Always ends with a refusal."""
     with reach(session, payload["source"], payload) as peer:
         login = [*peer.ssh, f"{peer.user}@{peer.address}", "dumont watch"]
+        request = json.dumps({"excludes": payload.get("excludes", ())}).encode() + b"\n"
         heard = Heard()
         finished = run_job(
-            login, epoch=session.epoch, deadline=math.inf, request=b"{}\n", on_output=heard
+            login, epoch=session.epoch, deadline=math.inf, request=request, on_output=heard
         )
     if heard.error:
         code, reason, hint = (str(heard.error.get(key, "")) for key in ("code", "reason", "hint"))

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from .answers import Answer, client_is_gone, say
 from .epochs import demand_not_over
+from .excludes import Excludes
 from .host import Session
 from .leases import lease
 from .refusals import ClientGoneError, Refusal
@@ -46,13 +47,13 @@ class Batch(NamedTuple):
     overflow: bool
 
 
-def watch(session: Session, _payload: Answer) -> Answer:
+def watch(session: Session, payload: Answer) -> Answer:
     """Tell of changes below the workspace until the client goes or its certificate is over."""
     path = session.host.path
     demand_not_over(session.epoch)
     if not os.path.isdir(path):
         raise Refusal("source-missing", f"{path} is not there")
-    watcher = Watcher(path)
+    watcher = Watcher(path, Excludes(payload.get("excludes", ())))
     try:
         watcher.add("")
         say("progress", {"paths": [], "overflow": False, "directories": len(watcher.names)})
@@ -65,11 +66,15 @@ def watch(session: Session, _payload: Answer) -> Answer:
 
 
 class Watcher:
-    """All directories below ``top``; ``names`` are their relative paths by inotify's numbers."""
+    """All directories below ``top`` but what is left out of copies anyway.
 
-    def __init__(self, top: str) -> None:
+    ``names`` are their relative paths by inotify's numbers.
+    """
+
+    def __init__(self, top: str, excludes: Excludes) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._top = top
+        self._excludes = excludes
         self.names: dict[int, str] = {}
         self.fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self.fd < 0:
@@ -89,8 +94,11 @@ class Watcher:
                 with os.scandir(os.path.join(self._top, directory)) as entries:
                     for entry in entries:
                         path = f"{directory}/{entry.name}" if directory else entry.name
+                        is_directory = entry.is_dir(follow_symlinks=False)
+                        if self._excludes.leave_out(path, directory=is_directory):
+                            continue
                         found.add(path)
-                        if entry.is_dir(follow_symlinks=False):
+                        if is_directory:
                             pending.append(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # it was moved on meanwhile, which is told as well
@@ -132,6 +140,9 @@ class Watcher:
             if not mask & _CHANGES:
                 continue
             path = f"{directory}/{name}" if directory and name else directory or name
+            is_directory = bool(mask & _IS_DIRECTORY) or not name
+            if self._excludes.leave_out(path, directory=is_directory):
+                continue
             paths.add(path)
             if mask & _IS_DIRECTORY and mask & (_CREATE | _MOVED_TO):
                 paths |= self.add(path)
