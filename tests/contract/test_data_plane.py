@@ -399,7 +399,7 @@ class TestTheSyncService:
                 position=epoch,
                 mode=mode,
                 path="/workspace",
-                policy=Policy(sync_interval=0.5),
+                policy=Policy(sync_interval=0.5, sync_excludes=("cache/",), sync_rate_max=50),
                 host_ca=hosts.authority.host_ca_public(WORKSPACE),
                 standby=standby.host,
                 **fields,  # type: ignore[arg-type]
@@ -413,8 +413,10 @@ class TestTheSyncService:
                 for event in events
             )
 
+        gpu.workspace.joinpath("cache").mkdir()
         await assign(0, SyncMode.MIRROR, primary=gpu.host)
         await until(lambda: said(SyncCompleted, source=gpu.host.id, sequence=1))
+        assert not standby.sealed().joinpath("cache").exists()
         gpu.workspace.joinpath("more").write_text("more")
         await until(lambda: said(SyncCompleted, source=gpu.host.id, sequence=2))
         await gpu.machine.halt()
