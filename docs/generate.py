@@ -92,16 +92,9 @@ fractions, prices are US dollars an hour.
 
 def policy_document() -> str:
     """Each setting with its default and the docstring below it. Raises KeyError without one."""
-    (record,) = ast.parse(dedent(getsource(Policy))).body
-    assert isinstance(record, ast.ClassDef)
-    said: dict[str, str] = {}
-    for setting, text in pairwise(record.body):
-        if isinstance(setting, ast.AnnAssign) and isinstance(setting.target, ast.Name):
-            match text:
-                case ast.Expr(value=ast.Constant(value=str(words))):
-                    said[setting.target.id] = " ".join(words.split()).replace("``", "`")
+    said = _field_docs(Policy)
     rows = (f"| `{f.name}` | {_shown(f.default)} | {said[f.name]} |\n" for f in fields(Policy))
-    return POLICY_HEAD + "".join(rows)
+    return POLICY_HEAD + "".join(rows).replace("``", "`")
 
 
 def _shown(value: object) -> str:
@@ -174,7 +167,7 @@ def _fields(kind: type[Event]) -> Iterator[str]:
         yield f"| `{field.name}` | {_type_name(hints[field.name])}{about} | {_default(field)} |"
 
 
-def _field_docs(kind: type[Event]) -> dict[str, str]:
+def _field_docs(kind: type) -> dict[str, str]:
     """The string below a field, where there is one."""
     tree = ast.parse(dedent(getsource(kind)))
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef))

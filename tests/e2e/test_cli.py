@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
 import nats
@@ -19,8 +19,6 @@ from cli.embedded import processes
 from tests.support.waiting import PATIENCE, eventually
 
 PROJECT = Path(__file__).resolve().parents[2]
-
-T = TypeVar("T")
 Facts = dict[str, Any]
 
 

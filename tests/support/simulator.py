@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ import httpx
 from cli.embedded import run_file
 from cli.embedded.run_file import Running
 from tests.support.simulator import Simulator, simulator
+from tests.support.waiting import PATIENCE
 
 Json = dict[str, Any]
 
@@ -159,5 +160,5 @@ def _dumont(
         check=False,
         stdin=subprocess.DEVNULL,
         env={**environment},
-        timeout=180,
+        timeout=PATIENCE,
     )

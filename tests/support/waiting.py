@@ -16,8 +16,9 @@ def eventually(look: Callable[[], T | None], said: Callable[[], object] | str = 
     """What ``look`` answers once it is true; ``said`` is told when that never comes."""
     deadline = time.monotonic() + PATIENCE
     while not (seen := look()):
-        told = said if isinstance(said, str) else said()
-        assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} s: {told or look}"
+        if time.monotonic() >= deadline:
+            told = said if isinstance(said, str) else said()
+            raise AssertionError(f"not within {PATIENCE:.0f} s: {told or look}")
         time.sleep(0.02)
     return seen
 

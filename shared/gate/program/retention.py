@@ -42,14 +42,14 @@ def kept(taken: Sequence[tuple[str, float]], now: float) -> set[str]:
 
 def prune() -> None:
     """Let go of what need not be kept, never of the newest whole copy."""
-    taken = []
-    for generation in generations():
+    every, taken = generations(), []
+    for generation in every:
         if not is_marked(generation):
             with contextlib.suppress(Refusal):
                 taken.append((generation.id, int(generation.seal()["taken_ns"]) / 1e9))
     keep = kept(taken, time.time())
-    keep.update(generation.id for generation in generations()[-NEWEST_KEPT:])
-    for generation in _expendable():
+    keep.update(generation.id for generation in every[-NEWEST_KEPT:])
+    for generation in _expendable(every):
         if generation.id not in keep:
             let_go(generation)
 
@@ -59,7 +59,7 @@ def make_room() -> bool:
 
     False when nothing could be let go of.
     """
-    expendable = _expendable()
+    expendable = _expendable(generations())
     half = expendable[: (len(expendable) + 1) // 2]
     gone = [generation for generation in half if let_go(generation)]
     empty_trash()
@@ -92,9 +92,8 @@ def let_go(generation: Generation) -> bool:
         os.close(fd)
 
 
-def _expendable() -> list[Generation]:
-    """Everything but the newest whole copy; what is known to be damaged first."""
-    every = generations()
+def _expendable(every: Sequence[Generation]) -> list[Generation]:
+    """All but the newest whole copy of ``every``; what is known to be damaged first."""
     whole = [generation for generation in every if not is_marked(generation)]
     rest = [generation for generation in every if generation not in whole[-1:]]
     return sorted(rest, key=lambda generation: (not is_marked(generation), generation))

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from cli.embedded import control, processes, run_file
 from cli.embedded.child import Child
@@ -21,8 +20,6 @@ from tests.support.waiting import PATIENCE, eventually
 PROJECT = Path(__file__).resolve().parents[3]
 SLEEP = "import time; time.sleep(600)"
 SERVE = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
-
-T = TypeVar("T")
 
 
 def children(layout: Layout) -> tuple[Child, ...]:
