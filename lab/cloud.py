@@ -58,6 +58,7 @@ class Watchers:
     creating: Callable[[str, str], None] = lambda _, __: None
     destroying: Callable[[str, Machine], None] = lambda _, __: None
     listed: Callable[[str, list[Machine]], None] = lambda _, __: None
+    gone: Callable[[Machine], None] = lambda _: None
     met: Callable[[str], None] = lambda _: None
 
 
@@ -183,8 +184,11 @@ class Market(Cloud):
     async def instance(self, instance: int) -> Instance | None:
         def show() -> Instance | None:
             machine = self.fleet.by_id.get((self.name, str(instance)))
-            hidden = machine is None or not machine.billed or self.now < machine.shown_at
-            return None if hidden or machine is None else self._row(machine)
+            if machine is None or not machine.billed:
+                if machine is not None:
+                    self.watchers.gone(machine)
+                return None
+            return self._row(machine) if self.now >= machine.shown_at else None
 
         return await self._read(show)
 

@@ -250,6 +250,12 @@ class Oracle:
         running = [m.label for m in machines if m.power is Power.ON]
         self._inventory[f"{who} {cloud}"] = running
 
+    def gone(self, machine: Machine, who: str) -> None:
+        """The cloud says by name that it has no such machine, whatever its last list said."""
+        known = self._inventory.get(f"{who} {machine.provider}", [])
+        if machine.label in known:
+            known.remove(machine.label)
+
     def ending(self, how: str, machine: Machine) -> None:
         """A machine is stopped or destroyed for us."""
         workspace = workspace_of(machine.label, INSTALLATION)

@@ -35,7 +35,7 @@ from shared.clock import NewId
 from shared.envelope import Envelope
 from shared.eventlog.verify import Verifier
 from shared.events import Event
-from shared.machines import WorkspaceName
+from shared.machines import Host, WorkspaceName
 from shared.subjects import inbox
 
 POLICY: dict[str, Any] = {
@@ -143,6 +143,7 @@ class World:
             creating=lambda cloud, label: self.oracle.creating(cloud, label, _who()),
             destroying=self.oracle.ending,
             listed=lambda cloud, machines: self.oracle.listed(cloud, machines, _who()),
+            gone=lambda machine: self.oracle.gone(machine, _who()),
             met=self.oracle.meet,
         )
         return (
@@ -325,7 +326,16 @@ class World:
             return ""
         if state.resume_owed or state.suspicion or state.standby.lost or not state.generation:
             return "it is not protected"
-        return ""
+        unseen = [
+            host.id
+            for host in (state.primary, state.standby.host)
+            if host is not None and not self._well(host)
+        ]
+        return f"nobody saw that {unseen} do not run" if unseen else ""
+
+    def _well(self, host: Host) -> bool:
+        machine = self.fleet.of(host)
+        return machine is not None and machine.well(self.now)
 
     def _waits_for_a_person(self, workspace: WorkspaceName) -> bool:
         """The GPU stands still and the copy is too old, or there is none: people were told."""

@@ -189,6 +189,15 @@ def test_a_failover_from_a_gpu_that_is_dead_is_right() -> None:
     assert oracle.findings == []
 
 
+def test_a_machine_that_its_cloud_says_is_gone_is_no_machine_too_many() -> None:
+    oracle, _ = world()
+    seen = [replace(machine(), provider_id=str(n), label=f"lab-one-e0-a{n}") for n in (1, 2)]
+    oracle.listed("vast", seen, "recovery-1")
+    oracle.gone(seen[0], "recovery-1")
+    oracle.creating("vast", "lab-one-e0-a3", "recovery-1")
+    assert not any(finding.promise.startswith("no create") for finding in oracle.findings)
+
+
 def test_writes_that_went_down_with_the_standbys_disk_are_excused_once() -> None:
     oracle, _ = world()
     oracle.written(WS, 7, Role.STANDBY)
