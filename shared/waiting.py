@@ -1,11 +1,33 @@
-"""Wait for news, but not for ever.
+"""Wait for news or for an answer, and end when told to.
 
-``asyncio.wait_for`` of Python 3.11 loses a cancellation that comes together with the news: a loop
-that is to end then goes on, and its process neither works nor ends. Hence this one, which is also
-what nearly every loop of the product waits in, and as light as it can be.
+``asyncio.wait_for`` of Python 3.11 loses a cancellation that comes together with what it waits for
+(python/cpython#86296): a loop that is to end then goes on, and its process neither works nor ends.
+Hence ``News``, which is also what nearly every loop of the product waits in, and as light as it can
+be; and ``apart`` for what a library waits for.
 """
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def apart(call: Coroutine[Any, Any, T]) -> T:
+    """The outcome of ``call``, which may lose a cancellation; this one does not."""
+    task = asyncio.ensure_future(call)
+    task.add_done_callback(_heard)
+    try:
+        await asyncio.wait((task,))
+        return task.result()
+    finally:
+        task.cancel()
+
+
+def _heard(task: "asyncio.Task[Any]") -> None:
+    """An error of somebody that nobody waits for any more is no news."""
+    if not task.cancelled():
+        task.exception()
 
 
 class News:

@@ -34,7 +34,7 @@ from shared.clock import new_id
 from shared.envelope import Envelope
 from shared.patience import BUS, Waits
 from shared.subjects import STATE_CHANGED, STREAM_INBOX, deadletter
-from shared.waiting import News
+from shared.waiting import News, apart
 
 ANSWER_TIMEOUT = 2.0
 """Seconds to wait for one answer of the server."""
@@ -178,7 +178,7 @@ class NatsBus:
     async def _close(self) -> None:
         if self._nc.is_connected:
             try:
-                await self._nc.flush(timeout=1)
+                await apart(self._nc.flush(timeout=1))
             except Error as error:
                 log.warning("bus closed before all was said", reason=str(error))
         await self._nc.close()
@@ -249,7 +249,8 @@ class NatsBus:
         self, subject: str, body: bytes, *, timeout: float, headers: dict[str, str] | None = None
     ) -> Msg:
         try:
-            return await self._nc.request(subject, body, timeout=timeout, headers=headers)
+            call = self._nc.request(subject, body, timeout=timeout, headers=headers)
+            return await apart(call)
         except MaxPayloadError:
             raise ValueError(f"{subject}: {len(body)} bytes are too many for a message") from None
         except NoRespondersError:
@@ -303,13 +304,12 @@ class NatsBus:
 
     async def _pull(self, subject: str, answers: Subscription, batch: int) -> list[Msg]:
         """What is there now, or else the first message of the next two seconds, or nothing."""
-        messages = await self._several(
-            subject, answers, {"batch": batch, "no_wait": True}, ANSWER_TIMEOUT, batch
-        )
+        at_once = {"batch": batch, "no_wait": True}
+        messages = await apart(self._several(subject, answers, at_once, ANSWER_TIMEOUT, batch))
         if messages:
             return messages
         wait = {"batch": 1, "expires": int(PULL_WAIT * 1e9)}
-        return await self._several(subject, answers, wait, PULL_WAIT + 0.5, 1)
+        return await apart(self._several(subject, answers, wait, PULL_WAIT + 0.5, 1))
 
     async def _several(
         self,
@@ -418,9 +418,8 @@ class NatsBus:
         answers = await self._subscribed(self._nc.new_inbox())
         try:
             query = {"seq": sequence, "batch": limit, "next_by_subj": subject}
-            messages = await self._several(
-                f"$JS.API.DIRECT.GET.{stream}", answers, query, ANSWER_TIMEOUT, limit
-            )
+            get = f"$JS.API.DIRECT.GET.{stream}"
+            messages = await apart(self._several(get, answers, query, ANSWER_TIMEOUT, limit))
         finally:
             await _unsubscribe(answers)
         return [_stored(msg) for msg in messages]

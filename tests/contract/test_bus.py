@@ -396,6 +396,21 @@ async def test_a_change_of_the_bucket_wakes_who_waits_and_can_be_read_then(conne
 # --- what only a real server does ------------------------------------------------------------
 
 
+async def test_who_is_told_to_end_ends_although_the_answer_comes_at_the_same_moment(
+    connect: As,
+) -> None:
+    """``asyncio.wait_for`` of Python 3.11 fails this: a loop around it would go on for ever."""
+    async with connect("recovery") as recovery:
+        for ask in (lambda: recovery.put("key", b"value"), recovery.entries):
+            for turns in range(400):
+                asking = asyncio.ensure_future(ask())
+                for _ in range(turns % 100):
+                    await asyncio.sleep(0)
+                if asking.cancel():
+                    with pytest.raises(asyncio.CancelledError):
+                        await asking
+
+
 @fault(22)
 async def test_a_killed_server_loses_nothing_and_everybody_goes_on(own_nats: Nats) -> None:
     await empty(own_nats)
