@@ -660,10 +660,8 @@ async def test_a_stock_client_can_follow_the_log_and_the_state_as_reader(nats: N
 async def test_a_long_backlog_comes_oldest_first_in_pieces_that_fit_in_memory(nats: Nats) -> None:
     await empty(nats)
     async with user(nats, "health") as health, user(nats, "recovery") as recovery:
-        for first in range(0, 1000, 250):
-            await asyncio.gather(
-                *(health.publish(INBOX, seen(first + n)) for n in range(250)),
-            )
+        for first in range(0, 1000, 50):
+            await asyncio.gather(*(health.publish(INBOX, seen(first + n)) for n in range(50)))
         sizes, heard = [], []
         backlog = recovery.consume(stream=subjects.STREAM_INBOX, durable=DURABLE_RECOVERY)
         async with asyncio.timeout(30):
@@ -676,7 +674,7 @@ async def test_a_long_backlog_comes_oldest_first_in_pieces_that_fit_in_memory(na
                     break
         assert max(sizes) <= 100
         assert sorted(heard) == list(range(1000))
-        assert [n // 250 for n in heard] == sorted(n // 250 for n in heard), "oldest first"
+        assert [n // 50 for n in heard] == sorted(n // 50 for n in heard), "oldest first"
 
 
 @fault(34)
