@@ -43,6 +43,8 @@ SOMETIMES = (
     "event: RecoveryCompleted",
     "event: RecoveryHalted",
     "event: RestoreFailed",
+    "event: RollbackRefused",
+    "event: RollbackRequested",
     "event: StandbyLost",
     "event: StandbyRestored",
     "event: StandbyThawed",

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from lab.clock import now
 from lab.cloud import power_off, power_on
 from lab.machines import Machine, Power
 from lab.network import EVERYTHING
@@ -239,6 +241,12 @@ def _asked(verb: str) -> Step:
     return ask
 
 
+def _go_back(world: "World", fault: Fault) -> None:
+    """The data was spoilt some time ago, and somebody sees it now."""
+    before = now() - timedelta(seconds=60 + 3600 * fault.share)
+    world.people.wish(WorkspaceName(fault.target), "failover", before=before.isoformat())
+
+
 def lose(world: "World", machine: Machine, loss: Loss) -> None:
     """The market, or bad luck, takes a GPU."""
     world.meet(f"gpu: {loss.mode}{' and returned' if loss.returns else ''}")
@@ -312,6 +320,7 @@ KINDS: dict[str, Kind] = {
     "gpu.said-offline": Kind(1, (20, 600), *_flag(_gpu, "said_offline"), targets=WORKSPACES),
     "candidate.dies": Kind(4, (0, 0), _candidate_dies, targets=WORKSPACES),
     "people.failover": Kind(1, (0, 0), _asked("failover"), targets=WORKSPACES),
+    "people.go-back": Kind(1, (0, 0), _go_back, targets=WORKSPACES),
     "people.pause": Kind(1, (60, 600), _asked("pause"), _asked("resume"), targets=WORKSPACES),
     **{
         f"{cloud}.{name.replace('_', '-')}": Kind(weight, seconds, *moody(_cloud(cloud), name, bad))

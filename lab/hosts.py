@@ -4,7 +4,7 @@ Each method stands where the product speaks SSH; the rules are those of ``shared
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
@@ -16,6 +16,7 @@ from lab.wire import Wire
 from services.health.domain.detector import Ssh, Subject, Tcp
 from services.health.ports import Reached
 from services.recovery.ports import (
+    Copy,
     HostUnreachableError,
     HostUnsuitableError,
     NoGenerationError,
@@ -145,8 +146,26 @@ class LabHosts:
             return Sighting.SILENT
         return Sighting.ANSWERS if machine.disk.machine == host.id else Sighting.UNKNOWN
 
+    async def copies(
+        self, standby: Host, *, workspace: WorkspaceName, epoch: int
+    ) -> Sequence[Copy]:
+        def listed(machine: Machine) -> list[Copy]:
+            times = [START + timedelta(seconds=g.taken_at) for g in machine.disk.generations]
+            return [
+                Copy(generation=g.id, taken_at=at, sealed_at=at, whole=g.sealed)
+                for g, at in zip(machine.disk.generations, times, strict=True)
+            ]
+
+        return await self._on(standby, listed, takes=0.3)
+
     async def promote(
-        self, standby: Host, *, workspace: WorkspaceName, epoch: int, serve: bool
+        self,
+        standby: Host,
+        *,
+        workspace: WorkspaceName,
+        epoch: int,
+        serve: bool,
+        generation: str = "",
     ) -> Promotion:
         grounds = self._grounds
 
@@ -162,6 +181,8 @@ class LabHosts:
                 grounds.witness.wrote("promote", epoch, disk.epoch, disk)
             raise_epoch(disk, epoch, ends_jobs=grounds.moods.epoch_checked)
             if serve:
+                if generation and disk.live is None:
+                    disk.go_back_to(generation)
                 self._serve(machine, epoch)
             else:
                 disk.live = None
@@ -331,6 +352,10 @@ class LabPlane:
                 "the source shrank", files_before=9, files_now=0, bytes_before=9, bytes_now=0
             )
         changed = newest is None or newest.content is not content
+        # One from before what people went back from is sealed anew, to be the newest of all.
+        changed = changed or newest is not max(
+            (g for g in disk.generations if g.sealed), key=lambda g: g.id
+        )
         if changed:
             self._demand("seal", machine, epoch)
             newest = self._keep(disk, epoch, content, name, sealed=True)

@@ -43,6 +43,7 @@ class Generation:
     source: str
     taken_at: float
     sealed: bool = True
+    passed_over: bool = False  # people went back to what was before it
 
     @property
     def id(self) -> str:
@@ -85,8 +86,20 @@ class Disk:
     """On a GPU: what each attempt (epoch, attempt) brought, not yet in place."""
 
     def newest(self) -> Generation | None:
-        sealed = [generation for generation in self.generations if generation.sealed]
-        return max(sealed, key=lambda g: (g.epoch, g.sequence), default=None)
+        usable = [generation for generation in self.sealed() if not generation.passed_over]
+        return usable[-1] if usable else None
+
+    def sealed(self) -> list[Generation]:
+        """All of them, oldest first."""
+        return sorted((g for g in self.generations if g.sealed), key=lambda g: g.id)
+
+    def go_back_to(self, wanted: str) -> None:
+        """Use this generation, or what is left nearest to it, and none that is newer."""
+        sealed = self.sealed()
+        for chosen in ([g for g in sealed if g.id <= wanted] or sealed[:1])[-1:]:
+            for generation in self.generations:
+                generation.passed_over |= generation.id > chosen.id
+            chosen.passed_over = False
 
 
 @dataclass(slots=True, kw_only=True)

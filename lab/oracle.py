@@ -131,6 +131,7 @@ class Oracle:
                 self._intended.add(event.label)
             case FailoverStarted() if after.epoch > before.epoch:
                 self._judge_failover(before, event)
+                book.losses_excused |= bool(event.generation)  # asked for by people
             case FailoverCompleted() if before.phase is Phase.FAILING_OVER:
                 book.failovers += 1
                 self._primary(book, event.epoch, event.standby)

@@ -97,9 +97,9 @@ class People:
         arguments = {"path": "/workspace", "origin": "empty", "policy": dict(policy)}
         await self._ask(workspace, "register", arguments)
 
-    def wish(self, workspace: WorkspaceName, verb: str) -> None:
+    def wish(self, workspace: WorkspaceName, verb: str, **arguments: Any) -> None:
         """Ask for something, when the api gets round to it."""
-        self._world.spawn(self._ask(workspace, verb, {}))
+        self._world.spawn(self._ask(workspace, verb, arguments))
 
     async def look_after(self, workspace: WorkspaceName) -> None:
         """Somebody reads the notices now and then, and acts on a halt."""

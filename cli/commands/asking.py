@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from cli.commands.options import Name, Reason, Yes, checked_name, target
 from cli.connection import Target
 from cli.errors import CliError
 from cli.messages import confirm, note
+from cli.moments import moment
 
 WAIT_SECONDS = 120.0
 LONG_WAIT_SECONDS = 3600.0
@@ -24,6 +26,16 @@ DataLoss = Annotated[
 ]
 
 
+Before = Annotated[
+    str,
+    typer.Option(
+        "--before",
+        metavar="TIME",
+        help="Serve the newest copy from before TIME: an age such as 90m, or 2026-01-31T08:00.",
+    ),
+]
+
+
 def failover(
     ctx: typer.Context,
     name: Name,
@@ -31,12 +43,21 @@ def failover(
     reason: Reason = "",
     wait: Wait = True,
     allow_data_loss: DataLoss = False,
+    before: Before = "",
 ) -> None:
-    """Give the GPU up and let the standby serve. What was written since the last sync is lost."""
+    """Give the GPU up and let the standby serve. What was written since the last sync is lost.
+
+    With --before it serves the newest copy from before that moment: for data that was spoilt. It is
+    refused, and nothing given up, when there is no such copy.
+    """
     data = (
         "with the copy that it has, however old" if allow_data_loss else "with the last sync's data"
     )
-    more = {"allow_data_loss": True} if allow_data_loss else {}
+    more: dict[str, object] = {"allow_data_loss": True} if allow_data_loss else {}
+    if before:
+        asked = moment(before, datetime.now().astimezone())
+        more["before"] = asked.isoformat()
+        data = f"with the newest copy from before {asked:%Y-%m-%d %H:%M:%S %Z}"
     request = Request("failover", name, f"{name} moves to its standby, {data}", more)
     _ask(target(ctx), request, yes=yes, reason=reason, wait=WAIT_SECONDS if wait else None)
 

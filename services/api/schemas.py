@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -189,9 +190,14 @@ class Request(Asked):
 
 
 class FailoverRequest(Request):
-    """``allow_data_loss``: promote the copy that is there, however old it is."""
+    """``allow_data_loss``: promote the copy that is there, however old it is.
+
+    ``before``: promote the newest copy from before this moment, because the newer ones are spoilt;
+    refused, with nothing given up, when there is none.
+    """
 
     allow_data_loss: bool = False
+    before: AwareDatetime | None = None
 
 
 # --- answers -------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ the middle of one wakes up at the next line of it, so the term is asked at each 
 a host, and not only where the effect begins.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from services.recovery.ports import Hosts, Plan, Promotion, Sighting
+from services.recovery.ports import Copy, Hosts, Plan, Promotion, Sighting
 from shared.machines import Host, WorkspaceName
 
 
@@ -31,11 +31,24 @@ class LeasedHosts:
         self._may_act()
         await self._hosts.prepare(host, plan)
 
+    async def copies(
+        self, standby: Host, *, workspace: WorkspaceName, epoch: int
+    ) -> Sequence[Copy]:
+        return await self._hosts.copies(standby, workspace=workspace, epoch=epoch)
+
     async def promote(
-        self, standby: Host, *, workspace: WorkspaceName, epoch: int, serve: bool
+        self,
+        standby: Host,
+        *,
+        workspace: WorkspaceName,
+        epoch: int,
+        serve: bool,
+        generation: str = "",
     ) -> Promotion:
         self._may_act()
-        return await self._hosts.promote(standby, workspace=workspace, epoch=epoch, serve=serve)
+        return await self._hosts.promote(
+            standby, workspace=workspace, epoch=epoch, serve=serve, generation=generation
+        )
 
     async def freeze(
         self, standby: Host, *, workspace: WorkspaceName, epoch: int, timeout: float

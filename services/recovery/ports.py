@@ -6,6 +6,7 @@ from typing import Protocol
 from services.recovery.domain.state import Notice
 from services.recovery.domain.world import (
     Backend,
+    Copy,
     Offer,
     Order,
     Plan,
@@ -19,6 +20,7 @@ from shared.policy import Policy
 
 __all__ = [
     "Backend",
+    "Copy",
     "CredentialError",
     "Endpoint",
     "EndpointError",
@@ -167,13 +169,30 @@ class Hosts(Protocol):
         """Look at a host by TCP and SSH, within ``look_timeout``."""
         ...
 
+    async def copies(
+        self, standby: Host, *, workspace: WorkspaceName, epoch: int
+    ) -> Sequence[Copy]:
+        """The generations that the standby holds, oldest first.
+
+        Raises HostUnreachableError, HostUnsuitableError.
+        """
+        ...
+
     async def promote(
-        self, standby: Host, *, workspace: WorkspaceName, epoch: int, serve: bool
+        self,
+        standby: Host,
+        *,
+        workspace: WorkspaceName,
+        epoch: int,
+        serve: bool,
+        generation: str = "",
     ) -> Promotion:
         """Raise the standby's epoch; with ``serve`` put the newest generation in people's hands.
 
-        When it returns no job of a lower epoch lives there. Idempotent per epoch. Raises
-        HostUnreachableError, HostUnsuitableError, NoGenerationError.
+        With ``generation`` it is that one, and the newer ones are passed over from then on; when it
+        is not kept any more, the newest before it. When this returns no job of a lower epoch lives
+        there. Idempotent per epoch. Raises HostUnreachableError, HostUnsuitableError,
+        NoGenerationError.
         """
         ...
 

@@ -266,6 +266,7 @@ class Workspace:
             taken_at=sealed.taken_at,
             seal=job.seal,
             files_changing=sealed.files_changing,
+            standby=job.standby,
         )
         await self._voice.say(completed, uuid5(_SEALS, "/".join((assignment.workspace, *fact))))
 

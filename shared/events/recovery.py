@@ -382,8 +382,32 @@ class NoticeSent(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRequested(Event):
+    """A person gives the GPU up for a copy of ``before``; first the standby is asked for one."""
+
+    type: ClassVar[str] = "RollbackRequested"
+
+    before: datetime
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRefused(Event):
+    """There is no such copy, or no failover now: nothing was given up for it."""
+
+    type: ClassVar[str] = "RollbackRefused"
+
+    reason: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FailoverStarted(Event):
-    """The primary counts as dead; ``epoch`` is the new one, under which the standby will serve."""
+    """The primary counts as dead; ``epoch`` is the new one, under which the standby will serve.
+
+    ``generation`` is the copy to serve in place of the newest, which is spoilt; mostly empty.
+    """
 
     type: ClassVar[str] = "FailoverStarted"
 
@@ -391,6 +415,7 @@ class FailoverStarted(Event):
     reason: str
     evidence: tuple[str, ...] = ()
     actor: str = "recovery"
+    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

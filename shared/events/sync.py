@@ -14,7 +14,8 @@ class SyncCompleted(Event):
 
     ``source`` is the machine whose tree it is a copy of (the standby itself while it serves).
     ``sequence`` orders generations within their epoch; ``seal`` echoes the seal that the
-    assignment asked for, so that recovery knows what it covers.
+    assignment asked for, so that recovery knows what it covers. ``standby`` is the machine that
+    holds it (None in events of older versions).
     """
 
     type: ClassVar[str] = "SyncCompleted"
@@ -31,6 +32,7 @@ class SyncCompleted(Event):
     taken_at: datetime
     seal: int = 0
     files_changing: int = 0
+    standby: MachineId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -278,6 +278,33 @@ class TestAStandby:
             assert promotion.age_seconds is not None
             assert 0 <= promotion.age_seconds < 10
 
+    async def test_lists_its_copies_and_is_promoted_with_an_older_one(
+        self, tmp_path: Path, ca: Authority, hosts: SshHosts, epochs: Epochs
+    ) -> None:
+        began = clock.now()
+        async with machine(tmp_path, ca) as (fresh, host):
+            await hosts.prepare(host, plan(Role.STANDBY))
+            await hosts.promote(host, workspace=WORKSPACE, epoch=0, serve=True)
+            notes = fresh.root / "var/lib/dumont/live/tree/notes"
+            for written in ("good", "spoilt"):
+                notes.write_text(written)
+                await seal(host, ca)
+            copies = await hosts.copies(host, workspace=WORKSPACE, epoch=0)
+            first, second = (copy.generation for copy in copies)
+            assert (first, second) == ("e000000-00000001", "e000000-00000002")
+            assert all(began <= c.taken_at <= c.sealed_at <= clock.now() for c in copies)
+            assert all(copy.whole for copy in copies)
+            (fresh.root / f"var/lib/dumont/generations/{second}/damaged.json").write_text("{}")
+            copies = await hosts.copies(host, workspace=WORKSPACE, epoch=0)
+            assert [copy.whole for copy in copies] == [True, False]
+            await hosts.promote(host, workspace=WORKSPACE, epoch=1, serve=False)
+            epochs.current = 1
+            promotion = await hosts.promote(
+                host, workspace=WORKSPACE, epoch=2, serve=True, generation=first
+            )
+            assert promotion.generation == first
+            assert notes.read_text() == "good"
+
     async def test_is_frozen_and_thawed_while_it_serves_and_not_otherwise(
         self, tmp_path: Path, ca: Authority, hosts: SshHosts
     ) -> None:

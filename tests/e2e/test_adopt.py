@@ -1,10 +1,12 @@
 """A GPU that already holds data is the source: its tree stays as it is, to the last byte."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,17 @@ class Stack:
     facts: dict[str, Any]
 
     def dumont(self, *arguments: str) -> str:
-        done = subprocess.run(
+        done = self.tried(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def tried(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
             [sys.executable, "-m", "cli", "--dir", str(self.dir), *arguments],
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def state(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.dumont("workspace", "show", name, "-o", "json"))
@@ -143,6 +148,35 @@ def test_an_adopted_gpu_is_copied_and_nothing_is_ever_written_over_it(stack: Sta
     eventually(lambda: stack.state("mine")["phase"] == "SYNCING", lambda: stack.state("mine"))
     assert stack.state("mine")["primary"]["id"] != "mine-adopted"
     assert everything_in(tree) == before, "a failover and a recovery left it alone too"
+
+
+def test_files_that_were_encrypted_one_by_one_come_back_from_before(stack: Stack) -> None:
+    ready = httpx.get(f"{stack.facts['api_url']}/readyz", trust_env=False).json()
+    machine = a_gpu_with_data(stack.clouds, ready["ssh_public_key"])
+    policy = [part for setting in POLICY for part in ("--policy", setting)]
+    host = f"root@{machine['ip']}:{machine['port']}"
+    stack.dumont("workspace", "add", "mine", "--ssh", host, *policy)
+    eventually(lambda: stack.state("mine")["phase"] == "SYNCING", lambda: stack.state("mine"))
+    good, moment = stack.clouds.tree("my-own-gpu", "/workspace"), datetime.now(UTC)
+    standby = stack.state("mine")["standby"]["id"]
+
+    def copied() -> bool:
+        spoilt = stack.clouds.tree("my-own-gpu", "/workspace")
+        return stack.clouds.tree(standby, "/var/lib/dumont/ready/tree") == spoilt
+
+    for name, size in (("weights.bin", 100_000), ("notes/plan.txt", 8)):
+        stack.clouds.write("my-own-gpu", f"/workspace/{name}", os.urandom(size))
+        eventually(copied, "it is not copied")
+    refused = stack.tried("failover", "mine", "--yes", "--before", "3d")
+    assert refused.returncode == 1
+    assert "no copy from before" in refused.stderr
+    assert stack.state("mine")["phase"] == "SYNCING", "nothing was given up"
+    stack.dumont("failover", "mine", "--yes", "--before", moment.isoformat())
+    assert stack.clouds.tree(standby, "/var/lib/dumont/live/tree") == good
+    eventually(lambda: stack.state("mine")["phase"] == "SYNCING", lambda: stack.state("mine"))
+    primary = stack.state("mine")["primary"]["id"]
+    assert primary != "mine-adopted"
+    assert stack.clouds.tree(primary, "/workspace") == good
 
 
 def test_the_state_folded_from_the_log_is_what_the_api_says(stack: Stack) -> None:

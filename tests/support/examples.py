@@ -99,7 +99,13 @@ class Story:
             )
         )
 
-    def sync(self, source: Host = STANDBY, *, seal: int | None = None) -> list[Event]:
+    def sync(
+        self,
+        source: Host = STANDBY,
+        *,
+        seal: int | None = None,
+        standby: MachineId | None = None,
+    ) -> list[Event]:
         number = len(self.told)
         return self.tell(
             SyncCompleted(
@@ -116,6 +122,7 @@ class Story:
                 completed_at=self.now,
                 taken_at=self.now,
                 seal=self.state.seal if seal is None else seal,
+                standby=standby,
             )
         )
 

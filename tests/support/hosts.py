@@ -224,8 +224,10 @@ class Lab:
             standby, CertificateRole.WRITE, epoch, "push", request, on_progress=on_progress
         )
 
-    async def promote(self, standby: LabHost, epoch: int, *, serve: bool) -> dict[str, Any]:
-        payload = {"epoch": epoch, "serve": serve}
+    async def promote(
+        self, standby: LabHost, epoch: int, *, serve: bool, generation: str = ""
+    ) -> dict[str, Any]:
+        payload = {"epoch": epoch, "serve": serve, "generation": generation}
         return await self.ask(standby, CertificateRole.PROMOTE, epoch, "promote", payload)
 
     async def freeze(self, standby: LabHost, epoch: int) -> dict[str, Any]:

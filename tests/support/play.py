@@ -465,6 +465,7 @@ class Play:
                 completed_at=self.story.now,
                 taken_at=self.story.now,
                 seal=order.seal,
+                standby=order.standby.id,
             )
         )
 

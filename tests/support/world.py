@@ -18,6 +18,7 @@ from services.recovery.driver import Driver
 from services.recovery.keeper import Keeper
 from services.recovery.ports import (
     Backend,
+    Copy,
     HostUnreachableError,
     NoCapacityError,
     NoGenerationError,
@@ -201,6 +202,7 @@ class MemoryHosts:
         self.epoch = -1
         self.serving = False
         self.frozen = False
+        self.kept: list[Copy] = []
         self.log: list[str] = []
 
     async def answers(self, host: Host) -> bool:
@@ -220,10 +222,23 @@ class MemoryHosts:
             return Sighting.SILENT
         return Sighting.ANSWERS
 
+    async def copies(
+        self, standby: Host, *, workspace: WorkspaceName, epoch: int
+    ) -> Sequence[Copy]:
+        self._running(standby)
+        return self.kept
+
     async def promote(
-        self, standby: Host, *, workspace: WorkspaceName, epoch: int, serve: bool
+        self,
+        standby: Host,
+        *,
+        workspace: WorkspaceName,
+        epoch: int,
+        serve: bool,
+        generation: str = "",
     ) -> Promotion:
         machine = self._running(standby)
+        machine.generation = generation or machine.generation
         assert epoch >= self.epoch, "an older epoch must never come back"
         self.epoch, self.serving, self.frozen = epoch, serve, False
         if serve and epoch and not machine.generation:
@@ -547,6 +562,7 @@ def _synced(order: Assignment, source: Host) -> SyncCompleted:
         completed_at=now(),
         taken_at=now(),
         seal=order.seal,
+        standby=order.standby.id if order.standby else None,
     )
 
 

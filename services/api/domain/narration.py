@@ -40,6 +40,7 @@ _SEVERITIES: dict[type[Event], Severity] = {
     recovery.FailoverRefused: Severity.WARNING,
     recovery.ProvisionFailed: Severity.WARNING,
     recovery.RequestRefused: Severity.WARNING,
+    recovery.RollbackRefused: Severity.WARNING,
     recovery.EffectFailing: Severity.WARNING,
     recovery.WaitScheduled: Severity.WARNING,
     recovery.WorkspacePaused: Severity.WARNING,
@@ -292,9 +293,24 @@ def _(event: recovery.StandbyRestored) -> str:
 
 
 @tell.register
+def _(event: recovery.RollbackRequested) -> str:
+    return (
+        f"{event.actor} wants the data from before {event.before:%Y-%m-%d %H:%M:%S} UTC: "
+        f"{event.reason}; looking for a copy"
+    )
+
+
+@tell.register
+def _(event: recovery.RollbackRefused) -> str:
+    return f"nothing was given up to go back: {event.reason}{_hint(event.hint)}"
+
+
+@tell.register
 def _(event: recovery.FailoverStarted) -> str:
     who = "" if event.actor in {"", "recovery"} else f", asked by {event.actor}"
-    return f"failover to epoch {event.epoch}: {event.machine} is given up{who}: {event.reason}"
+    back = f", going back to generation {generation(event.generation)}" if event.generation else ""
+    given_up = f"{event.machine} is given up{who}{back}: {event.reason}"
+    return f"failover to epoch {event.epoch}: {given_up}"
 
 
 @tell.register

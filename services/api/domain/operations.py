@@ -23,6 +23,7 @@ from shared.events.recovery import (
     RecoveryHalted,
     RequestAccepted,
     RequestRefused,
+    RollbackRefused,
     WorkspacePaused,
     WorkspaceRegistered,
     WorkspaceRemoved,
@@ -99,6 +100,8 @@ def follow(operation: Operation, envelope: Envelope) -> Operation:
     if isinstance(event, RequestRefused) and (
         answers or (envelope.causation is None and event.verb == operation.verb)
     ):
+        return _ended(operation, Outcome.REFUSED, at, event.reason, event.hint)
+    if isinstance(event, RollbackRefused) and operation.verb == "failover":
         return _ended(operation, Outcome.REFUSED, at, event.reason, event.hint)
     if isinstance(event, RequestAccepted) and event.verb == operation.verb:
         return _ended(operation, Outcome.DONE, at)

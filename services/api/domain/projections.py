@@ -322,6 +322,8 @@ def _(event: health.HealthRestored, view: WorkspaceView, envelope: Envelope) -> 
 
 @_apply.register
 def _(event: sync.SyncCompleted, view: WorkspaceView, envelope: Envelope) -> WorkspaceView:
+    if view.standby is None or event.standby not in {None, view.standby.host.id}:
+        return view  # told of late: that standby was lost with all that it held
     sealed = generation(event, envelope.position or 0)
     standby_there = view.standby is not None and not view.standby.dead
     view = replace(
@@ -337,7 +339,7 @@ def _(event: sync.SyncCompleted, view: WorkspaceView, envelope: Envelope) -> Wor
         sync_failures=0,
     )
     seeded = view.gpu is not None and view.gpu.host.id == event.source
-    if view.phase in {Phase.SEEDING, Phase.HALTED} and seeded:
+    if view.phase in {Phase.SEEDING, Phase.HALTED} and seeded and standby_there:
         return replace(view, phase=Phase.SYNCING, step=None, halted=None)
     return view
 

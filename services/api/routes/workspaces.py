@@ -152,7 +152,9 @@ async def failover(
 ) -> Response:
     """Make the standby the primary now, whatever the GPU does."""
     asked = body or FailoverRequest()
-    more = {"allow_data_loss": True} if asked.allow_data_loss else {}
+    more: dict[str, object] = {"allow_data_loss": True} if asked.allow_data_loss else {}
+    if asked.before is not None:
+        more["before"] = asked.before.isoformat()
     return await _ask(front, who, view, "failover", asked.reason, **more)
 
 

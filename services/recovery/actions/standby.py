@@ -96,7 +96,11 @@ async def _give_epoch(at: Tools, state: State, effect: ProvisionStandby, host: H
     """Give it the epoch; returns the newest generation that it holds, empty when it has none."""
     try:
         promotion = await at.hosts.promote(
-            host, workspace=state.workspace, epoch=effect.epoch, serve=effect.serve
+            host,
+            workspace=state.workspace,
+            epoch=effect.epoch,
+            serve=effect.serve,
+            generation=state.promoting if effect.serve else "",
         )
     except NoGenerationError:
         return ""

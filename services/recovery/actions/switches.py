@@ -5,9 +5,11 @@ from datetime import datetime
 
 from services.recovery.actions.standby import found_lost
 from services.recovery.actions.tools import Outcomes, Tools, view_of
+from services.recovery.domain import rollback
 from services.recovery.domain.brake import held
 from services.recovery.domain.effects import (
     ConfirmDeath,
+    FindGeneration,
     FreezeStandby,
     PromoteStandby,
     SwitchToGpu,
@@ -23,6 +25,7 @@ from services.recovery.domain.verdict import (
 )
 from services.recovery.ports import (
     Backend,
+    HostError,
     HostUnreachableError,
     NoGenerationError,
     Promotion,
@@ -95,6 +98,18 @@ async def _provider_view(at: Tools, host: Host) -> tuple[Rental | None, str]:
     return (None, "") if host.provider == "ssh" else await view_of(at, host)
 
 
+async def find_generation(at: Tools, state: State, effect: FindGeneration) -> Outcomes:
+    """Look for the copy to go back to. Nothing is given up, nor tried again, without it."""
+    standby = state.standby.host
+    if standby is None or rollback.unable(state, at.now()):
+        return (rollback.begin(state, effect, (), at.now()),)
+    try:
+        copies = await at.hosts.copies(standby, workspace=state.workspace, epoch=effect.epoch)
+    except HostError as error:
+        return (rollback.refused(state, str(error), error.hint or "ask again later"),)
+    return (rollback.begin(state, effect, copies, at.now()),)
+
+
 async def promote(at: Tools, state: State, effect: PromoteStandby) -> Outcomes:
     """Fence the old epoch on the standby, let it serve, and see it through the endpoint."""
     began = at.now()
@@ -102,7 +117,11 @@ async def promote(at: Tools, state: State, effect: PromoteStandby) -> Outcomes:
     await at.keeper.point(state.endpoint_port, None)
     try:
         promotion = await at.hosts.promote(
-            effect.host, workspace=state.workspace, epoch=effect.epoch, serve=True
+            effect.host,
+            workspace=state.workspace,
+            epoch=effect.epoch,
+            serve=True,
+            generation=effect.generation,
         )
     except NoGenerationError:
         # Its store is empty, whatever the log believed: that is decided on, not tried again.

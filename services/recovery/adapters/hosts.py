@@ -4,17 +4,18 @@ import asyncio
 import json
 import shlex
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from services.recovery.adapters.authority import Authority, AuthorityError
 from services.recovery.adapters.gates import Gates
 from services.recovery.ports import (
+    Copy,
     HostError,
     HostUnreachableError,
     HostUnsuitableError,
@@ -83,16 +84,24 @@ _TRY_AGAIN = frozenset({"timeout", "busy", "still-writing", "jobs-alive", "inter
 _SETTLE_POLL = 0.1
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostTimeouts:
-    """In seconds. ``settle`` is how long a prepared host may take to answer through its gate."""
+    """In seconds. ``settle`` is how long a prepared host may take to answer through its gate.
+
+    ``rollback`` is for a promotion that has to bring back an older copy first, file by file.
+    """
 
     login: float = 10.0
     preflight: float = 180.0
     install: float = 30.0
     settle: float = 15.0
     look: float = 3.0
+    generations: float = 5.0
     promote: float = 15.0
+    rollback: float = 3600.0
     thaw: float = 15.0
     margin: float = 5.0
 
@@ -109,7 +118,23 @@ class _Promoted:
     damaged: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Generation:
+    """One of the gate's ``generations``: without its times when its seal is lost."""
+
+    generation: str
+    damaged: bool
+    taken_at: AwareDatetime | None = None
+    sealed_at: AwareDatetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    generations: tuple[_Generation, ...]
+
+
 _PROMOTED = TypeAdapter(_Promoted)
+_KEPT = TypeAdapter(_Kept)
 
 
 class SshHosts:
@@ -192,29 +217,57 @@ class SshHosts:
             return Sighting.UNKNOWN
         return Sighting.ANSWERS if answer.get("machine") == host.id else Sighting.UNKNOWN
 
+    async def copies(
+        self, standby: Host, *, workspace: WorkspaceName, epoch: int
+    ) -> Sequence[Copy]:
+        """The generations that the standby holds, oldest first; of what lacks a seal nothing.
+
+        Raises HostUnreachableError, HostUnsuitableError.
+        """
+        answer = await self._change(
+            standby,
+            workspace,
+            epoch,
+            verb="generations",
+            payload={},
+            timeout=self._timeouts.generations,
+        )
+        return [
+            Copy(
+                generation=kept.generation,
+                taken_at=kept.taken_at,
+                sealed_at=kept.sealed_at,
+                whole=not kept.damaged,
+            )
+            for kept in _understood(standby, "generations", _KEPT, answer).generations
+            if kept.taken_at is not None and kept.sealed_at is not None
+        ]
+
     async def promote(
-        self, standby: Host, *, workspace: WorkspaceName, epoch: int, serve: bool
+        self,
+        standby: Host,
+        *,
+        workspace: WorkspaceName,
+        epoch: int,
+        serve: bool,
+        generation: str = "",
     ) -> Promotion:
         """Raise the standby's epoch; with ``serve`` put the newest generation in people's hands.
 
-        When it returns no job of a lower epoch lives there. Idempotent per epoch. Raises
-        HostUnreachableError, HostUnsuitableError, NoGenerationError.
+        With ``generation`` it is that one, and the newer ones are passed over from then on; when it
+        is not kept any more, the newest before it. When this returns no job of a lower epoch lives
+        there. Idempotent per epoch. Raises HostUnreachableError, HostUnsuitableError,
+        NoGenerationError.
         """
         answer = await self._change(
             standby,
             workspace,
             epoch,
             verb="promote",
-            payload={"epoch": epoch, "serve": serve},
-            timeout=self._timeouts.promote,
+            payload={"epoch": epoch, "serve": serve, "generation": generation},
+            timeout=self._timeouts.rollback if generation else self._timeouts.promote,
         )
-        try:
-            promoted = _PROMOTED.validate_python(answer)
-        except ValidationError as error:
-            places = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
-            raise HostUnsuitableError(
-                f"{standby.id}: its answer to promote is not readable at {places}"
-            ) from None
+        promoted = _understood(standby, "promote", _PROMOTED, answer)
         return Promotion(
             generation=promoted.generation or "",
             files=promoted.files,
@@ -386,6 +439,17 @@ def _last_answer(host: Host, stdout: bytes) -> dict[str, Any]:
         raise _host_error(host, error) from error
     except ssh.GateDiedError as error:
         raise HostUnsuitableError(f"{host.id}: {error}") from error
+
+
+def _understood(host: Host, verb: str, shape: TypeAdapter[T], answer: Mapping[str, Any]) -> T:
+    """An answer of the gate in its shape. Raises HostUnsuitableError."""
+    try:
+        return shape.validate_python(answer)
+    except ValidationError as error:
+        places = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        raise HostUnsuitableError(
+            f"{host.id}: its answer to {verb} is not readable at {places}"
+        ) from None
 
 
 def _host_error(host: Host, error: ssh.SshError) -> HostError:

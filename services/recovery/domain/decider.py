@@ -86,7 +86,7 @@ def decide(state: State, event: Event, context: Context) -> tuple[Event, ...]:
             return _start_recovery(state, now, "the GPU was lost")
         case WorkspaceResumed() if state.phase is Phase.ON_STANDBY:
             return _start_recovery(state, now, "automatic recovery is on again")
-        case SyncCompleted():
+        case SyncCompleted() if mortality.holds(state, event):
             return _synced(state, now)
         case OfferSelected(attempt=n) if n == state.attempt.number and _searching(state):
             return _rent(state, event, context)

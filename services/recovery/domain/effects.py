@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.recovery.domain.state import Condemned, Notice, Suspicion
+from services.recovery.domain.state import Condemned, Notice, Rollback, Suspicion
 from shared.machines import Host, MachineId, Role
 
 
@@ -96,11 +96,23 @@ class ConfirmDeath:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FindGeneration:
+    """Look on the standby for the copy that a person wants to go back to."""
+
+    epoch: int
+    rollback: Rollback
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromoteStandby:
-    """Fence the old epoch on the standby, let it serve, lead the endpoint there and see it."""
+    """Fence the old epoch on the standby, let it serve, lead the endpoint there and see it.
+
+    ``generation`` is what it serves in place of its newest copy; mostly empty.
+    """
 
     epoch: int
     host: Host
+    generation: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +173,7 @@ Effect = (
     | AwaitGpu
     | WatchCandidate
     | ConfirmDeath
+    | FindGeneration
     | PromoteStandby
     | FreezeStandby
     | ThawStandby

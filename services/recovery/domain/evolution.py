@@ -28,6 +28,7 @@ from services.recovery.domain.state import (
     Attempt,
     End,
     Phase,
+    Rollback,
     Serving,
     StandbyState,
     State,
@@ -61,6 +62,8 @@ from shared.events.recovery import (
     RecoveryStarted,
     RenewalDue,
     RequestAccepted,
+    RollbackRefused,
+    RollbackRequested,
     StandbyFrozen,
     StandbyLossRefused,
     StandbyLost,
@@ -138,7 +141,7 @@ def _evolved(state: State, event: Event) -> State:
 
         # --- changes of primary: the only events that raise the epoch
         case FailoverStarted(epoch=epoch) if epoch == state.epoch + 1:
-            return _failing_over(state)
+            return _failing_over(state, event)
         case FailbackVerified(epoch=epoch) if epoch == state.epoch + 1:
             if state.step is not Step.LAST_DELTA:
                 return state
@@ -188,6 +191,11 @@ def _evolved(state: State, event: Event) -> State:
             return _answers_again(state, machine)
 
         # --- failover
+        case RollbackRequested() if state.phase is Phase.SYNCING:
+            wish = Rollback(before=event.before, reason=event.reason, actor=event.actor)
+            return replace(state, rollback=wish)
+        case RollbackRefused():
+            return replace(state, rollback=None)
         case FailoverRefused():
             return _refused(state, event)
         case FailoverCompleted() if state.phase is Phase.FAILING_OVER:
@@ -196,6 +204,7 @@ def _evolved(state: State, event: Event) -> State:
                 phase=Phase.ON_STANDBY,
                 serving=Serving.STANDBY,
                 generation=event.generation,
+                promoting="",
             )
         case EffectFailing(effect="rent gpu" | "await gpu"):
             return replace(state, attempt=replace(state.attempt, words=event.reason))
@@ -249,7 +258,7 @@ def _evolved(state: State, event: Event) -> State:
         # --- sync
         case GenerationHeld():
             return replace(state, held=True)
-        case SyncCompleted():
+        case SyncCompleted() if mortality.holds(state, event):
             return _synced(state, event)
         case GenerationConfirmed(generation=generation) if generation == state.generation:
             return replace(state, generation_at=event.taken_at, stale=False)
@@ -277,7 +286,7 @@ def _registered(state: State, event: WorkspaceRegistered) -> State:
     )
 
 
-def _failing_over(state: State) -> State:
+def _failing_over(state: State, event: FailoverStarted) -> State:
     if state.phase is not Phase.SYNCING and state.step is not Step.SWITCHING:
         return state
     lost = replace(state, attempt=Attempt())
@@ -299,6 +308,8 @@ def _failing_over(state: State) -> State:
         primary_ready=False,
         resume_owed=False,
         suspicion=None,
+        rollback=None if event.generation else state.rollback,
+        promoting=event.generation,
         stale=False,
         condemned=condemned,
     )
@@ -348,6 +359,7 @@ def _refused(state: State, event: FailoverRefused) -> State:
 
 def _synced(state: State, event: SyncCompleted) -> State:
     from_gpu = state.primary is not None and event.source == state.primary.id
+    seeded = from_gpu and state.phase in COPIED_FROM and not state.standby.lost
     return replace(
         state,
         generation=event.generation,
@@ -360,5 +372,5 @@ def _synced(state: State, event: SyncCompleted) -> State:
         held=False,
         accept_shrink=False,
         # A GPU that was believed gone for good has come back with the data.
-        phase=Phase.SYNCING if state.phase in COPIED_FROM and from_gpu else state.phase,
+        phase=Phase.SYNCING if seeded else state.phase,
     )

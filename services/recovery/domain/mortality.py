@@ -28,6 +28,7 @@ from shared.events.recovery import (
     StandbyLossRefused,
     StandbyLost,
 )
+from shared.events.sync import SyncCompleted
 from shared.machines import Host, Role
 
 REVIVALS_MAX = 2
@@ -52,6 +53,15 @@ def data_at_risk(state: State) -> bool:
     """Whether the standby was all there was of the data, and holds none of it any more."""
     served = state.primary is None and state.step is not Step.SWITCHING
     return served and bool(state.newest) and not state.generation
+
+
+def holds(state: State, event: SyncCompleted) -> bool:
+    """Whether the standby that we know is the one that holds this copy.
+
+    It may be told of late, after that standby was lost with all that it held.
+    """
+    host = state.standby.host
+    return host is not None and event.standby in {None, host.id}
 
 
 def only_on_the_gpu(state: State) -> bool:

@@ -13,6 +13,7 @@ from services.recovery.domain.effects import (
     ConfirmStandbyLoss,
     Effect,
     Fence,
+    FindGeneration,
     FreezeStandby,
     PrepareAdopted,
     PromoteStandby,
@@ -40,6 +41,7 @@ def pending(state: State) -> tuple[Effect, ...]:
         *_standby(state),
         *_standby_suspected(state),
         *_renewals(state),
+        *_rollback(state),
         *_primary(state),
         *_attempt(state),
         *_notices(state),
@@ -102,10 +104,18 @@ def _renewals(state: State) -> tuple[Effect, ...]:
     )
 
 
+def _rollback(state: State) -> tuple[Effect, ...]:
+    if state.rollback is None or state.phase is Phase.REMOVED:
+        return ()
+    return (FindGeneration(epoch=state.epoch, rollback=state.rollback),)
+
+
 def _primary(state: State) -> tuple[Effect, ...]:
     if state.phase is Phase.FAILING_OVER:
         there = state.standby.host if not state.standby.lost else None  # else it is revived first
-        return (PromoteStandby(epoch=state.epoch, host=there),) if there else ()
+        if there is None:
+            return ()
+        return (PromoteStandby(epoch=state.epoch, host=there, generation=state.promoting),)
     primary = state.primary
     if primary is None:
         return ()

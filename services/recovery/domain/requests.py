@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from posixpath import normpath
 from typing import Any
 
@@ -15,6 +15,7 @@ from shared.events.recovery import (
     RecoveryStarted,
     RequestAccepted,
     RequestRefused,
+    RollbackRequested,
     WorkspacePaused,
     WorkspaceRegistered,
     WorkspaceRemoved,
@@ -220,18 +221,46 @@ def _failover(
     now: datetime,
     limitation: Callable[[bool], str | None],
 ) -> Answer:
-    data_loss_allowed = request.arguments.get("allow_data_loss") is True
+    before = _moment(request.arguments.get("before"), now)
+    data_loss_allowed = request.arguments.get("allow_data_loss") is True or before is not None
     if reason := limitation(data_loss_allowed):
         stale = not data_loss_allowed and reason == freshness.staleness(state, now)
         hint = freshness.remedy(state) if stale else "see the state with: dumont status"
         raise Refusal(reason, hint)
     assert state.primary is not None
+    why = str(request.arguments.get("reason", "")) or "asked for"
+    if before is not None:
+        if state.rollback is not None:
+            raise Refusal("a copy to go back to is being looked for already", "wait a moment")
+        return (
+            RollbackRequested(
+                workspace=state.workspace,
+                epoch=state.epoch,
+                before=before,
+                reason=why,
+                actor=request.actor,
+            ),
+        )
     return (
         FailoverStarted(
             workspace=state.workspace,
             epoch=state.epoch + 1,
             machine=state.primary.id,
-            reason=str(request.arguments.get("reason", "")) or "asked for",
+            reason=why,
             actor=request.actor,
         ),
     )
+
+
+def _moment(given: object, now: datetime) -> datetime | None:
+    """The moment whose data is wanted back, None when none is named. Raises Refusal."""
+    if given is None:
+        return None
+    hint = "give a past moment with its time zone, such as 2026-01-31T08:00:00+00:00"
+    try:
+        moment = datetime.fromisoformat(str(given))
+    except ValueError:
+        raise Refusal(f"before: {given!r} is no moment", hint) from None
+    if moment.tzinfo is None or moment >= now:
+        raise Refusal(f"before: {given} has no time zone or is not over", hint)
+    return moment.astimezone(UTC)

@@ -110,6 +110,15 @@ class Suspicion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rollback:
+    """A person wants the data as it was before a moment, whatever the GPU wrote since."""
+
+    before: datetime
+    reason: str
+    actor: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
     """When the host certificate of ``machine`` is to be renewed; ``owed`` once that time came."""
 
@@ -201,6 +210,8 @@ class State:
     accept_shrink: bool = False
 
     suspicion: Suspicion | None = None
+    rollback: Rollback | None = None  # asked for, and not looked into yet
+    promoting: str = ""  # the generation that a failover goes back to; empty: the newest
     condemned: tuple[Condemned, ...] = ()
 
     notices: tuple[Notice, ...] = ()  # owed to people, the oldest first

@@ -1,6 +1,7 @@
 """The world as recovery's decisions see it: machines, offers, sightings. Values only."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from shared.machines import MachineId, Role, WorkspaceName
@@ -120,3 +121,15 @@ class Backend:
 
     address: str
     port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """One generation on a standby: between which moments its source was read, and whether it is
+    whole as far as is known.
+    """
+
+    generation: str
+    taken_at: datetime
+    sealed_at: datetime
+    whole: bool

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .answers import Answer
-from .files import read_json
+from .files import durable_json, read_json
 from .host import Session, read_host
 from .layout import GENERATIONS
 from .refusals import Refusal
@@ -64,13 +64,42 @@ def generations() -> list[Generation]:
     return [Generation(m.group(), int(m.group(1)), int(m.group(2))) for m in found if m]
 
 
-def mark_of(generation: Generation) -> str:
-    """The file that says that a generation must not be used; see ``soundness``."""
+def damage_of(generation: Generation) -> str:
+    """The file that says that a generation is not whole any more; see ``soundness``."""
     return f"{GENERATIONS}/{generation.id}/damaged.json"
 
 
-def is_marked(generation: Generation) -> bool:
-    return os.path.exists(mark_of(generation))
+def is_damaged(generation: Generation) -> bool:
+    return os.path.exists(damage_of(generation))
+
+
+def is_usable(generation: Generation) -> bool:
+    """Whether it is whole as far as is known, and nobody went back to what was before it."""
+    return not is_damaged(generation) and not is_passed_over(generation)
+
+
+def is_passed_over(generation: Generation) -> bool:
+    return os.path.exists(_passed_over(generation))
+
+
+def go_back_to(wanted: str) -> None:
+    """Use this generation and none that is newer, from now on; call it locked.
+
+    Where it was let go of meanwhile: the newest before it, else the oldest that is left. Those
+    that are passed over are kept as long as others of their age: going back may be regretted.
+    """
+    whole = [generation for generation in generations() if not is_damaged(generation)]
+    chosen = ([g for g in whole if g.id <= wanted] or whole[:1])[-1:]
+    for generation in chosen:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_passed_over(generation))
+        for newer in generations():
+            if newer > generation:
+                durable_json(_passed_over(newer), {"for": generation.id})
+
+
+def _passed_over(generation: Generation) -> str:
+    return f"{GENERATIONS}/{generation.id}/passed-over.json"
 
 
 def newest_generation() -> Generation | None:
@@ -79,11 +108,12 @@ def newest_generation() -> Generation | None:
 
 
 def find_generation(wanted: object) -> Generation:
-    """The generation of this id, the newest for None. Raises Refusal ``no-generation``."""
-    if wanted is None and (newest := newest_generation()):
-        return newest
-    for generation in generations():
-        if generation.id == wanted:
+    """The generation of this id, for None the newest that nobody went back from, whole or not.
+
+    Raises Refusal ``no-generation``.
+    """
+    for generation in reversed(generations()):
+        if generation.id == wanted or (wanted is None and not is_passed_over(generation)):
             return generation
     raise Refusal("no-generation", f"there is no generation {wanted or 'at all'} here")
 
@@ -104,7 +134,7 @@ def list_generations(_session: Session, _payload: Answer) -> Answer:
     listed = []
     for generation in generations():
         try:
-            listed.append({**generation.seal(), "damaged": is_marked(generation)})
+            listed.append({**generation.seal(), "damaged": is_damaged(generation)})
         except Refusal:
             listed.append({"generation": generation.id, "damaged": True})
     return {"generations": listed}

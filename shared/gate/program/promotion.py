@@ -10,7 +10,7 @@ import time
 from .answers import Answer
 from .epochs import demand_not_over
 from .files import discard, durable_json, durable_write, read_json
-from .generations import Generation
+from .generations import Generation, go_back_to
 from .host import Host, Session
 from .jobs import KILL_SECONDS, end_jobs_below
 from .key_lines import write_gate_lines
@@ -29,6 +29,8 @@ COPY_SECONDS = 3600.0
 def promote(session: Session, payload: Answer) -> Answer:
     """Raise the epoch; then put the newest generation in people's hands, or take it from them.
 
+    With ``generation`` it is that one in place of the newest: the newer ones are passed over.
+
     Nothing of a lower epoch lives when this answers. May be repeated: the same epoch and the same
     wish change nothing.
     """
@@ -39,6 +41,8 @@ def promote(session: Session, payload: Answer) -> Answer:
         demand_not_over(epoch)
         raise_epoch(epoch, session.host)
         if serve:
+            if payload.get("generation") and not os.path.lexists(f"{LIVE}/tree"):
+                go_back_to(str(payload["generation"]))
             start_serving(epoch, session.host)
         else:
             stop_serving(epoch, session.host)

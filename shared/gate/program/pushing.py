@@ -7,7 +7,7 @@ import time
 from typing import Any, NamedTuple
 
 from .answers import Answer, one_line, say
-from .generations import Generation, find_generation, in_use, is_marked
+from .generations import Generation, find_generation, in_use, is_damaged
 from .host import Session
 from .jobs import lane
 from .manifests import FilesByPath, hash_file
@@ -27,7 +27,7 @@ def push(session: Session, payload: Answer) -> Answer:
     attempt, final = int(payload["attempt"]), bool(payload.get("final"))
     with lane("push"), reach(session, payload["target"], payload) as peer:
         generation = find_generation(payload.get("generation"))
-        if is_marked(generation):
+        if is_damaged(generation):
             raise damaged(generation)
         with in_use(generation):
             sealed = generation.seal()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from .files import discard, empty_trash
-from .generations import Generation, generations, is_marked
+from .generations import Generation, generations, is_damaged, is_usable
 from .layout import GENERATIONS
 from .locks import try_lock
 from .refusals import Refusal, as_refusal
@@ -44,7 +44,7 @@ def prune() -> None:
     """Let go of what need not be kept, never of the newest whole copy."""
     every, taken = generations(), []
     for generation in every:
-        if not is_marked(generation):
+        if not is_damaged(generation):
             with contextlib.suppress(Refusal):
                 taken.append((generation.id, int(generation.seal()["taken_ns"]) / 1e9))
     keep = kept(taken, time.time())
@@ -94,6 +94,6 @@ def let_go(generation: Generation) -> bool:
 
 def _expendable(every: Sequence[Generation]) -> list[Generation]:
     """All but the newest whole copy of ``every``; what is known to be damaged first."""
-    whole = [generation for generation in every if not is_marked(generation)]
+    whole = [generation for generation in every if is_usable(generation)]
     rest = [generation for generation in every if generation not in whole[-1:]]
-    return sorted(rest, key=lambda generation: (not is_marked(generation), generation))
+    return sorted(rest, key=lambda generation: (not is_damaged(generation), generation))

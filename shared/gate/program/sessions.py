@@ -30,6 +30,7 @@ VERBS: dict[tuple[str, str], dict[str, str]] = {
     },
     ("standby", "promote"): {
         "look": LOOK,
+        "generations": "generations:list_generations",
         "promote": "promotion:promote",
         "freeze": "freezing:freeze",
         "thaw": "freezing:thaw",

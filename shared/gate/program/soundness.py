@@ -18,7 +18,7 @@ from typing import Any
 
 from .answers import iso
 from .files import durable_json
-from .generations import Generation, generations, is_marked, mark_of
+from .generations import Generation, damage_of, generations, is_damaged, is_usable
 from .manifests import FilesByPath
 from .refusals import Refusal
 
@@ -29,18 +29,18 @@ PATHS_KEPT = 100
 def mark_damaged(generation: Generation, paths: list[str]) -> None:
     """Let nobody use it any more, and say where it is damaged."""
     found = {"found_at": iso(time.time_ns()), "paths": paths[:PATHS_KEPT]}
-    durable_json(mark_of(generation), found)
+    durable_json(damage_of(generation), found)
 
 
 def damaged_generations() -> list[str]:
     """The ids of those that nobody must use, oldest first."""
-    return [generation.id for generation in generations() if is_marked(generation)]
+    return [generation.id for generation in generations() if is_damaged(generation)]
 
 
 def sound_generations() -> Iterator[tuple[Generation, FilesByPath]]:
-    """Generations with what is in them, newest first; what turns out damaged is marked."""
+    """Usable generations with what is in them, newest first; what turns out damaged is marked."""
     for generation in reversed(generations()):
-        if is_marked(generation):
+        if not is_usable(generation):
             continue
         try:
             yield generation, generation.files()
@@ -49,9 +49,9 @@ def sound_generations() -> Iterator[tuple[Generation, FilesByPath]]:
 
 
 def newest_sealed() -> tuple[Generation | None, dict[str, Any]]:
-    """The newest generation that is not known to be damaged, and its seal."""
+    """The newest generation that may be used as far as is known, and its seal."""
     for generation in reversed(generations()):
-        if is_marked(generation):
+        if not is_usable(generation):
             continue
         try:
             return generation, generation.seal()

@@ -170,6 +170,8 @@ def _plausible(kind: type[Event], tale: Tale) -> dict[str, Any]:
         "RequestReceived": {"verb": "pause", "actor": "admin"},
         "RequestRefused": {"verb": "pause", "reason": "it cannot be"},
         "RequestAccepted": {"verb": "uploaded"},
+        "RollbackRequested": {"before": tale.after(-3600), "reason": "spoilt", "actor": "admin"},
+        "RollbackRefused": {"reason": "the standby holds no copy from before then"},
         "HealthFailed": {
             "machine": gpu().id,
             "role": Role.GPU,

@@ -166,6 +166,14 @@ async def test_a_person_who_accepts_a_loss_says_so_in_the_request(stage: Stage) 
     ]
 
 
+async def test_a_moment_to_go_back_to_is_passed_on_and_must_have_a_time_zone(stage: Stage) -> None:
+    await stage.told(Tale().registered())
+    for before, code in (("2026-01-31T08:00:00Z", 202), ("2026-01-31T08:00:00", 422), ("x", 422)):
+        answer = await stage.http.post("/v1/workspaces/train/failover", json={"before": before})
+        assert answer.status_code == code
+    assert [r.arguments for r in asked(stage)] == [{"before": "2026-01-31T08:00:00+00:00"}]
+
+
 async def test_no_other_request_takes_a_loss_of_data(stage: Stage) -> None:
     await stage.told(Tale().registered())
     answer = await stage.http.post("/v1/workspaces/train/recover", json={"allow_data_loss": True})

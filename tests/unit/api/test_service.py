@@ -15,6 +15,8 @@ from shared.events.recovery import (
     RecoveryStarted,
     RequestAccepted,
     RequestRefused,
+    RollbackRefused,
+    RollbackRequested,
     WorkspacePaused,
     WorkspaceRemoved,
 )
@@ -52,6 +54,19 @@ def test_a_refusal_ends_the_request_that_caused_it_and_no_other() -> None:
     board = board_of(tale)
     outcomes = [board.operation(one.id) for one in (first, second)]
     assert [o.outcome for o in outcomes if o] == [Outcome.PENDING, Outcome.REFUSED]
+
+
+def test_a_way_back_to_an_older_copy_that_there_is_not_ends_the_request_for_it() -> None:
+    tale = Tale().protected()
+    asked = tale.tell(RequestReceived, verb="failover", arguments={"before": "2020-01-01T00:00Z"})
+    tale.tell(RollbackRequested, causation=asked.id)
+    tale.tell(RollbackRefused)
+    found = board_of(tale).operation(asked.id)
+    assert found is not None
+    assert (found.outcome, found.reason) == (
+        Outcome.REFUSED,
+        "the standby holds no copy from before then",
+    )
 
 
 def test_asking_for_what_already_holds_is_done_at_once() -> None:

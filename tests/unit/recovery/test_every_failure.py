@@ -40,6 +40,7 @@ from shared.events.recovery import (
     RecoveryHalted,
     RenewalDue,
     RequestRefused,
+    RollbackRefused,
     StandbyLossRefused,
     StandbyLost,
 )
@@ -147,7 +148,7 @@ def reason_for_nothing(state: State, event: Event) -> str | None:  # noqa: C901,
             return "one failed check is no failure: health counts up to the threshold"
         case EffectFailing():
             return "people are told; the effect goes on being tried"
-        case RequestRefused():
+        case RequestRefused() | RollbackRefused():
             return "it says itself why"
         case SyncFailed():
             return "sync tries again; the last generation is untouched"
@@ -304,6 +305,9 @@ def at_peace(play: Play) -> bool:
     if waits_for_a_person(play):
         return True
     placed = {host.provider_id for host in (state.primary, state.adopted) if host}
+    if state.phase in {Phase.HALTED, Phase.REMOVED}:
+        # The market may run it again: a person may be fetching what is left from it.
+        placed |= {c.provider_id for c in state.condemned if c.keep}
     if any(not c.seen for c in state.condemned) or set(play.billed_gpus()) - placed:
         return False
     if state.phase is not Phase.SYNCING or state.paused:

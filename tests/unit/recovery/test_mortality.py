@@ -1,6 +1,7 @@
 """The standby is mortal too: each of its deaths, in each phase, has a defined way on."""
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -28,7 +29,7 @@ from shared.events.recovery import (
     WaitScheduled,
 )
 from shared.events.sync import GenerationConfirmed
-from shared.machines import Role
+from shared.machines import MachineId, Role
 from tests.support import virtual_time
 from tests.support.examples import STANDBY, WS, Story
 from tests.support.faults import fault
@@ -205,6 +206,35 @@ def test_a_standby_that_is_gone_is_made_anew_and_never_promoted_while_it_is_empt
     assert looks(story.state) == [True], "it may be gone for good; but no failover"
     story.sync(gpu)
     assert looks(story.state) == [False]
+
+
+@fault(73)
+def test_a_copy_on_a_standby_that_is_gone_is_no_copy_however_late_it_is_reported() -> None:
+    story = Story()
+    gpu = story.syncing()
+    first = story.state.standby.host
+    assert first is not None
+    lose(story, gone=True)
+    assert story.sync(gpu, standby=first.id) == []
+    assert story.state.generation == ""
+    second = replace(first, id=MachineId("dumont-train-standby-2"), provider_id="z/standby-2")
+    epoch = story.state.epoch
+    story.tell(StandbyRestored(workspace=WS, epoch=epoch, host=second, generation=""))
+    story.sync(gpu, standby=first.id)
+    assert story.state.generation == ""
+    story.sync(gpu, standby=second.id)
+    assert story.state.generation
+
+
+@fault(75)
+def test_a_halt_without_data_is_not_ended_by_a_late_report_of_the_lost_copy() -> None:
+    story = Story().registered()
+    story.sync(seal=1)
+    lose(story, gone=True)
+    assert story.phase() is Phase.HALTED
+    story.sync(seal=1)
+    story.ask("recover")
+    assert story.phase() is Phase.HALTED
 
 
 def test_a_gpu_that_is_gone_while_the_standby_is_empty_halts_and_names_the_kept_disk() -> None:

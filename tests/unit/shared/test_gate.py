@@ -72,7 +72,7 @@ def test_every_role_opens_its_own_verbs_and_only_the_heartbeat_is_for_all() -> N
     assert opened == {
         ("standby", "probe"): [],
         ("standby", "write"): ["follow", "generations", "keypair", "pull", "push", "seal"],
-        ("standby", "promote"): ["freeze", "promote", "thaw"],
+        ("standby", "promote"): ["freeze", "generations", "promote", "thaw"],
         ("gpu", "probe"): [],
         ("gpu", "read"): ["watch"],
         ("gpu", "write"): ["manifest", "place", "restore-begin"],
