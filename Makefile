@@ -83,6 +83,13 @@ sim-pairs: setup ## kill the services at all pairs of crash points of an inciden
 sim-regressions: setup ## play the stored stories that once broke a promise
 	$(BIN)/python -m lab regressions
 
+.PHONY: lab
+lab: setup ## what CI plays in the lab: seeds that are the same each time, and all that is stored
+	$(BIN)/python -m lab sim --seeds 500 --seed 930000
+	$(BIN)/python -m lab sim --seeds 20 --seed 1 --trace synthetic
+	$(BIN)/python -m lab regressions
+	$(BIN)/python -m lab pairs
+
 .PHONY: check
 check: setup ## format, lint, types, import rules, generated files
 	$(BIN)/ruff format --check .

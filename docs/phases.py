@@ -95,6 +95,8 @@ def explored() -> Found:
             found.owed.setdefault(_name(state), set()).update(effects)
         for event in _fitting(state):
             after = evolve(state, event)
+            if after is state:
+                continue
             _compare(found, state, event, after)
             if _kind(after) not in seen:
                 seen.add(_kind(after))
@@ -141,13 +143,36 @@ def _kind(state: State) -> tuple[object, ...]:
 
 def _fitting(state: State) -> Iterator[Event]:
     """Each event about each machine, of this epoch and of the one that it may begin."""
+    number, round_ = state.attempt.number, state.attempt.round
+    for role, machine in _machines(state).items():
+        attempt = state.standby.attempt if role is Role.STANDBY else number
+        for epoch in (state.epoch, state.epoch + 1):
+            yield from _said(machine, role, epoch, attempt, round_)
+
+
+@cache
+def _said(machine: Host, role: Role, epoch: int, attempt: int, round_: int) -> tuple[Event, ...]:
+    """What can be said of a machine; what is about none is said beside the GPU."""
+    values = {
+        "workspace": WS,
+        "epoch": epoch,
+        "role": role,
+        "attempt": attempt,
+        "round": round_,
+        "machine": machine.id,
+        "source": machine.id,
+        "host": machine,
+        "label": machine.id,
+        "adopted": _host("mine") if role is Role.STANDBY else None,
+    }
+    said = []
     for kind in EVENTS.values():
-        sample = _sample(kind.type, kind.version)
-        for role, machine in _machines(state).items():
-            if _is_about_the_other(sample, role):
-                continue
-            for epoch in (state.epoch, state.epoch + 1):
-                yield _as_of(sample, state, machine, role, epoch)
+        named = {field.name for field in fields(kind)} & values.keys()
+        other = "host" in named and kind.type.startswith("Standby") != (role is Role.STANDBY)
+        if not other and (role is Role.GPU or named - {"workspace", "epoch"}):
+            changes: dict[str, Any] = {name: values[name] for name in named}
+            said.append(replace(_sample(kind.type, kind.version), **changes))
+    return tuple(said)
 
 
 @cache
@@ -161,31 +186,6 @@ def _machines(state: State) -> dict[Role, Host]:
         Role.GPU: state.primary or state.attempt.host or _host("gpu"),
         Role.STANDBY: state.standby.host or _host("standby"),
     }
-
-
-def _is_about_the_other(event: Event, role: Role) -> bool:
-    """Whether its host can only be a standby, or only a GPU, and is not this one."""
-    named = hasattr(event, "host")
-    return named and event.type.startswith("Standby") != (role is Role.STANDBY)
-
-
-def _as_of(event: Event, state: State, machine: Host, role: Role, epoch: int) -> Event:
-    of_standby = role is Role.STANDBY
-    changes: dict[str, Any] = {
-        "workspace": WS,
-        "epoch": epoch,
-        "role": role,
-        "attempt": state.standby.attempt if of_standby else state.attempt.number,
-        "round": state.attempt.round,
-        "machine": machine.id,
-        "source": machine.id,
-        "host": machine,
-        "label": machine.id,
-    }
-    if event.type == "WorkspaceRegistered":
-        changes |= {"epoch": 0, "adopted": _host("mine") if of_standby else None}
-    known = {field.name for field in fields(event)}
-    return replace(event, **{name: value for name, value in changes.items() if name in known})
 
 
 def _host(name: str) -> Host:
