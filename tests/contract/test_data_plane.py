@@ -1,11 +1,13 @@
 """The data plane on real parts: sshd, rsync and the gate, between machines of their own."""
 
 import asyncio
+import fcntl
 import json
 import os
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -491,6 +493,24 @@ class TestOldGenerations:
             promoted = await hosts.promote(standby, 1, serve=True)
             assert promoted["generation"] == standby.generations[-1]
             assert tree_of(standby.workspace) == tree_of(gpu.workspace)
+        finally:
+            subprocess.run(["umount", "-l", str(standby.store)], check=True)
+
+    @fault(74)
+    async def test_give_way_where_the_oldest_of_them_are_being_sent(self, hosts: Lab) -> None:
+        standby = await hosts.host(Role.STANDBY, name="small", furnish=small_store)
+        try:
+            gpu = await hosts.host(Role.GPU, name="busy", adopted=True)
+            gpu.workspace.mkdir(exist_ok=True)
+            with ExitStack() as sent:
+                for number in range(10):
+                    (gpu.workspace / "checkpoint").write_bytes(os.urandom(4 << 20))
+                    await hosts.pull(standby, gpu, 0)
+                    assert standby.generations[-1].endswith(f"{number + 1:08}")
+                    if number < 3:
+                        seal = standby.store / "generations" / standby.generations[-1] / "seal.json"
+                        fcntl.flock(sent.enter_context(seal.open()), fcntl.LOCK_SH)
+                assert [name[-1] for name in standby.generations[:3]] == ["1", "2", "3"]
         finally:
             subprocess.run(["umount", "-l", str(standby.store)], check=True)
 

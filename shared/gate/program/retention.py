@@ -11,6 +11,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from .files import discard, empty_trash
@@ -57,11 +58,11 @@ def prune() -> None:
 def make_room() -> bool:
     """Let go of half of what there is besides the newest whole copy, the oldest first.
 
-    False when nothing could be let go of.
+    What is being sent stays, and others go in its place. False when nothing could be let go of.
     """
     expendable = _expendable(generations())
-    half = expendable[: (len(expendable) + 1) // 2]
-    gone = [generation for generation in half if let_go(generation)]
+    half = (len(expendable) + 1) // 2
+    gone = list(islice(filter(let_go, expendable), half))
     empty_trash()
     return bool(gone)
 
