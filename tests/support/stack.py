@@ -54,9 +54,13 @@ class Stack:
 
     def dumont(self, *arguments: str) -> str:
         """Run a verb of the command line against it; its standard output."""
-        done = _dumont("--dir", str(self.dir), *arguments)
+        done = self.tried(*arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def tried(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """The same, whatever comes of it."""
+        return _dumont("--dir", str(self.dir), *arguments)
 
     def register(self, name: str, **more: object) -> None:
         body = {"name": name, "policy": FAST_POLICY, **more}
