@@ -80,13 +80,46 @@ MUTANTS = (
         also=(
             (
                 "shared/gate/program/promotion.py",
-                "from .generations import Generation\n",
-                "from .generations import Generation, newest_generation\n",
+                "from .generations import Generation, go_back_to\n",
+                "from .generations import Generation, go_back_to, newest_generation\n",
             ),
         ),
         caught_by=_tests(
             "contract/test_gate_damage.py",
             "test_a_generation_whose_manifest_is_not_its_own_is_not_promoted",
+        ),
+    ),
+    Mutant(
+        name="late-copy-counts",
+        about="a copy on a standby that was lost is taken for one on the next",
+        file="services/recovery/domain/mortality.py",
+        old="    return host is not None and event.standby in {None, host.id}\n",
+        new="    return True\n",
+        caught_by=_tests(
+            "unit/recovery/test_mortality.py",
+            "test_a_copy_on_a_standby_that_is_gone_is_no_copy_however_late_it_is_reported",
+        ),
+    ),
+    Mutant(
+        name="spoilt-copy-served",
+        about="who wanted an older copy is served the newest, which is spoilt",
+        file="shared/gate/program/promotion.py",
+        old='                go_back_to(str(payload["generation"]))\n',
+        new="                pass\n",
+        caught_by=_tests(
+            "contract/test_gate_rollback.py",
+            "test_the_copy_from_before_is_served_and_what_follows_is_built_on_it",
+        ),
+    ),
+    Mutant(
+        name="copy-of-the-very-moment",
+        about="a copy that was still being read at the moment counts as from before it",
+        file="services/recovery/domain/rollback.py",
+        old="copy.sealed_at <= before",
+        new="copy.taken_at <= before",
+        caught_by=_tests(
+            "unit/recovery/test_rollback.py",
+            "test_a_copy_that_was_still_being_read_at_that_moment_is_not_from_before_it",
         ),
     ),
     Mutant(
