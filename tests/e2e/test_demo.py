@@ -116,7 +116,7 @@ FLEET_SECONDS = 900
 
 @fault(100, 54)
 @pytest.mark.timeout(FLEET_SECONDS + 30)
-@pytest.mark.parametrize("count", [3, pytest.param(10, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [2, pytest.param(10, marks=pytest.mark.full)])
 def test_workspaces_that_lose_their_gpus_in_the_same_second_are_all_recovered_and_billed_once(
     count: int,
 ) -> None:
