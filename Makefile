@@ -85,10 +85,9 @@ sim-regressions: setup ## play the stored stories that once broke a promise
 
 .PHONY: lab
 lab: setup ## what CI plays in the lab: seeds that are the same each time, and all that is stored
-	$(BIN)/python -m lab sim --seeds 500 --seed 930000
-	$(BIN)/python -m lab sim --seeds 20 --seed 1 --trace synthetic
-	$(BIN)/python -m lab regressions
-	$(BIN)/python -m lab pairs
+	$(MAKE) sim SEEDS=500 SEED=930000
+	$(MAKE) sim SEEDS=20 SEED=1 TRACE=synthetic
+	$(MAKE) sim-regressions sim-pairs
 
 .PHONY: check
 check: setup ## format, lint, types, import rules, generated files

@@ -184,9 +184,10 @@ class Market(Cloud):
     async def instance(self, instance: int) -> Instance | None:
         def show() -> Instance | None:
             machine = self.fleet.by_id.get((self.name, str(instance)))
-            if machine is None or not machine.billed:
-                if machine is not None:
-                    self.watchers.gone(machine)
+            if machine is None:
+                return None
+            if not machine.billed:
+                self.watchers.gone(machine)
                 return None
             return self._row(machine) if self.now >= machine.shown_at else None
 

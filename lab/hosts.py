@@ -353,9 +353,7 @@ class LabPlane:
             )
         changed = newest is None or newest.content is not content
         # One from before what people went back from is sealed anew, to be the newest of all.
-        changed = changed or newest is not max(
-            (g for g in disk.generations if g.sealed), key=lambda g: g.id
-        )
+        changed = changed or newest is not disk.sealed()[-1]
         if changed:
             self._demand("seal", machine, epoch)
             newest = self._keep(disk, epoch, content, name, sealed=True)

@@ -96,10 +96,13 @@ class Disk:
     def go_back_to(self, wanted: str) -> None:
         """Use this generation, or what is left nearest to it, and none that is newer."""
         sealed = self.sealed()
-        for chosen in ([g for g in sealed if g.id <= wanted] or sealed[:1])[-1:]:
-            for generation in self.generations:
-                generation.passed_over |= generation.id > chosen.id
-            chosen.passed_over = False
+        if not sealed:
+            return
+        older = [generation for generation in sealed if generation.id <= wanted]
+        chosen = older[-1] if older else sealed[0]
+        chosen.passed_over = False
+        for generation in self.generations:
+            generation.passed_over |= generation.id > chosen.id
 
 
 @dataclass(slots=True, kw_only=True)

@@ -305,11 +305,11 @@ class NatsBus:
     async def _pull(self, subject: str, answers: Subscription, batch: int) -> list[Msg]:
         """What is there now, or else the first message of the next two seconds, or nothing."""
         at_once = {"batch": batch, "no_wait": True}
-        messages = await apart(self._several(subject, answers, at_once, ANSWER_TIMEOUT, batch))
+        messages = await self._several(subject, answers, at_once, ANSWER_TIMEOUT, batch)
         if messages:
             return messages
         wait = {"batch": 1, "expires": int(PULL_WAIT * 1e9)}
-        return await apart(self._several(subject, answers, wait, PULL_WAIT + 0.5, 1))
+        return await self._several(subject, answers, wait, PULL_WAIT + 0.5, 1)
 
     async def _several(
         self,
@@ -324,6 +324,17 @@ class NatsBus:
         A silence of ``timeout`` seconds ends them too. Raises BusError when nothing came at all,
         be it for a reason given or for none: nothing heard is not "there is nothing".
         """
+        # All of them in one task apart: one for each message would cost more than the message.
+        return await apart(self._collected(subject, answers, query, timeout, limit))
+
+    async def _collected(
+        self,
+        subject: str,
+        answers: Subscription,
+        query: Mapping[str, object],
+        timeout: float,
+        limit: int,
+    ) -> list[Msg]:
         messages: list[Msg] = []
         try:
             await self._nc.publish(subject, json.dumps(query).encode(), reply=answers.subject)
@@ -419,7 +430,7 @@ class NatsBus:
         try:
             query = {"seq": sequence, "batch": limit, "next_by_subj": subject}
             get = f"$JS.API.DIRECT.GET.{stream}"
-            messages = await apart(self._several(get, answers, query, ANSWER_TIMEOUT, limit))
+            messages = await self._several(get, answers, query, ANSWER_TIMEOUT, limit)
         finally:
             await _unsubscribe(answers)
         return [_stored(msg) for msg in messages]

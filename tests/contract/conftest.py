@@ -1,10 +1,11 @@
-"""Real servers that a whole run shares: each test finds them empty."""
+"""Real servers that a whole run shares: each test finds them empty. And machines of its own."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.hosts import Lab, lab
 from tests.support.servers import Nats, Postgres, nats_server, postgres_server
 
 
@@ -25,3 +26,10 @@ def own_nats(tmp_path: Path) -> Iterator[Nats]:
 def postgres() -> Iterator[Postgres]:
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture
+async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
+    """Machines with their gates, and certificates for them."""
+    async with lab(tmp_path) as made:
+        yield made

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,16 +31,10 @@ from shared.policy import Policy
 from shared.ssh import GateError, SshError, new_key
 from shared.subjects import STREAM_INBOX
 from tests.support.faults import fault
-from tests.support.hosts import WORKSPACE, Lab, LabHost, fill, lab, people_key, tree_of
+from tests.support.hosts import WORKSPACE, Lab, LabHost, fill, people_key, tree_of
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with lab(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

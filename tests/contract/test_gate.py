@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from shared.certificates import CertificateRole
 from shared.machines import Role
 from shared.ssh import GateError, HostRefusedUsError
 from tests.support.faults import fault
-from tests.support.hosts import Lab, LabHost, fill, lab, people_key, processes_of, tree_of
+from tests.support.hosts import Lab, LabHost, fill, people_key, processes_of, tree_of
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -28,12 +27,6 @@ READ, WRITE, PROBE, PROMOTE = (
 )
 SENDER = "rsync --server --sender -lHtpre.iLsfxCIvu"
 RECEIVER = "rsync --server -lHtpre.iLsfxCIvu"
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with lab(tmp_path) as made:
-        yield made
 
 
 async def test_a_key_does_nothing_but_what_its_role_is_for(hosts: Lab) -> None:

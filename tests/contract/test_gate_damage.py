@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,19 +10,13 @@ import pytest
 from shared.machines import Role
 from shared.ssh import GateError
 from tests.support.faults import fault
-from tests.support.hosts import Lab, LabHost, lab, processes_of, tree_of
+from tests.support.hosts import Lab, LabHost, processes_of, tree_of
 from tests.support.sampling import sampled
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 FIRST, SECOND = "e000000-00000001", "e000000-00000002"
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with lab(tmp_path) as made:
-        yield made
 
 
 async def two_generations(hosts: Lab) -> tuple[LabHost, LabHost]:

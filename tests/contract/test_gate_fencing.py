@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +25,6 @@ from tests.support.hosts import (
     WORKSPACE,
     Lab,
     LabHost,
-    lab,
     processes_of,
     slow_rsync,
     tree_of,
@@ -44,12 +42,6 @@ MEGABYTES = 40
 SENDER = "rsync --server --sender -lHtpre.iLsfxCIvu . /"
 SLOW = 1000
 """Kilobytes a second: the big file takes longer than any test."""
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with lab(tmp_path) as made:
-        yield made
 
 
 async def standby_and_slow_gpu(hosts: Lab, speed: int = SLOW) -> tuple[LabHost, LabHost]:

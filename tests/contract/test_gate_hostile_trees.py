@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from shared.certificates import CertificateRole
 from shared.machines import Role
 from shared.ssh import GateError
 from tests.support.faults import fault
-from tests.support.hosts import Lab, LabHost, lab, people_key, slow_rsync, tree_of
+from tests.support.hosts import Lab, LabHost, people_key, slow_rsync, tree_of
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -31,12 +30,6 @@ while True:
     for name in os.listdir("d"):
         os.utime(f"d/{name}", ns=(WHEN, WHEN))
 """
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with lab(tmp_path) as made:
-        yield made
 
 
 def hide(host: LabHost, when: int) -> Path:

@@ -1,7 +1,6 @@
 """What a person's own ssh makes of the hosts behind a workspace's address."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +10,9 @@ from cli.endpoint import Access, Endpoint
 from shared.certificates import CertificateRole
 from shared.machines import Role, WorkspaceName
 from tests.support.faults import fault
-from tests.support.hosts import WORKSPACE, Lab, LabHost, lab, people_key
+from tests.support.hosts import WORKSPACE, Lab, LabHost, people_key
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with lab(tmp_path) as made:
-        yield made
 
 
 @fault(89)

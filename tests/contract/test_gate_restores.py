@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from tests.support.faults import fault
 from tests.support.hosts import (
     Lab,
     LabHost,
-    lab,
     people_key,
     processes_of,
     slow_rsync,
@@ -32,12 +30,6 @@ STREAMS = 4
 STREAM_BYTES = 4 << 20
 SLOW = 2000
 """Kilobytes a second: a stream takes more than a second."""
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with lab(tmp_path) as made:
-        yield made
 
 
 async def stream(hosts: Lab, source: Path, candidate: LabHost) -> asyncio.subprocess.Process:

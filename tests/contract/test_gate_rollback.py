@@ -1,24 +1,16 @@
 """Going back: what was spoilt on the GPU is in the newest copies too, so an older one is served."""
 
 import os
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from shared.certificates import CertificateRole
 from shared.machines import Role
-from tests.support.hosts import Lab, LabHost, lab, tree_of
+from tests.support.hosts import Lab, LabHost, tree_of
 
 pytestmark = pytest.mark.anyio
 
 GOOD, SPOILT, WORSE = "e000000-00000001", "e000000-00000002", "e000000-00000003"
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with lab(tmp_path) as made:
-        yield made
 
 
 async def spoilt(hosts: Lab) -> tuple[LabHost, LabHost]:

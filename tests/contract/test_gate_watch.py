@@ -12,7 +12,7 @@ import pytest
 from shared.certificates import CertificateRole
 from shared.machines import Role
 from shared.ssh import GateError
-from tests.support.hosts import Lab, LabHost, fill, lab, processes_of
+from tests.support.hosts import Lab, LabHost, fill, processes_of
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -49,12 +49,6 @@ async def followed(
     finally:
         session.cancel()
         await asyncio.gather(session, return_exceptions=True)
-
-
-@pytest.fixture
-async def hosts(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with lab(tmp_path) as made:
-        yield made
 
 
 async def pair(hosts: Lab) -> tuple[LabHost, LabHost]:

@@ -325,7 +325,7 @@ def _(event: sync.SyncCompleted, view: WorkspaceView, envelope: Envelope) -> Wor
     if view.standby is None or event.standby not in {None, view.standby.host.id}:
         return view  # told of late: that standby was lost with all that it held
     sealed = generation(event, envelope.position or 0)
-    standby_there = view.standby is not None and not view.standby.dead
+    standby_there = not view.standby.dead
     view = replace(
         view,
         sync_count=view.sync_count + 1,

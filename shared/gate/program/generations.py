@@ -89,13 +89,15 @@ def go_back_to(wanted: str) -> None:
     that are passed over are kept as long as others of their age: going back may be regretted.
     """
     whole = [generation for generation in generations() if not is_damaged(generation)]
-    chosen = ([g for g in whole if g.id <= wanted] or whole[:1])[-1:]
-    for generation in chosen:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_passed_over(generation))
-        for newer in generations():
-            if newer > generation:
-                durable_json(_passed_over(newer), {"for": generation.id})
+    if not whole:
+        return
+    older = [generation for generation in whole if generation.id <= wanted]
+    chosen = older[-1] if older else whole[0]
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_passed_over(chosen))
+    for generation in generations():
+        if generation > chosen:
+            durable_json(_passed_over(generation), {"for": chosen.id})
 
 
 def _passed_over(generation: Generation) -> str:

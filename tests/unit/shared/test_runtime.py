@@ -3,13 +3,15 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 
 import pytest
 
 from shared.runtime import run_until_stopped
 
 pytestmark = pytest.mark.anyio
+
+Loop = Callable[[], Coroutine[object, object, None]]
 
 
 async def forever() -> None:
@@ -54,19 +56,19 @@ async def test_what_needs_a_moment_to_end_well_gets_it() -> None:
 
 @pytest.mark.parametrize("loop", [deaf, within_a_group])
 async def test_a_loop_that_did_not_hear_its_end_is_told_again(
-    loop: Callable[[], Awaitable[None]],
+    loop: Loop,
 ) -> None:
     async with asyncio.timeout(9):
-        await run_until_stopped(loop(), told_to_end())  # type: ignore[arg-type]
+        await run_until_stopped(loop(), told_to_end())
 
 
 @pytest.mark.parametrize("loop", [forever, deaf, within_a_group])
 async def test_a_loop_that_dies_ends_all_others_and_says_why(
-    loop: Callable[[], Awaitable[None]],
+    loop: Loop,
 ) -> None:
     async with asyncio.timeout(9):
         with pytest.raises(ExceptionGroup) as raised:
-            await run_until_stopped(loop(), dies())  # type: ignore[arg-type]
+            await run_until_stopped(loop(), dies())
     assert raised.group_contains(ValueError, match="a loop is broken")
 
 
