@@ -101,7 +101,7 @@ def follow(operation: Operation, envelope: Envelope) -> Operation:
         answers or (envelope.causation is None and event.verb == operation.verb)
     ):
         return _ended(operation, Outcome.REFUSED, at, event.reason, event.hint)
-    if isinstance(event, RollbackRefused) and operation.verb == "failover":
+    if isinstance(event, RollbackRefused) and "before" in operation.arguments:
         return _ended(operation, Outcome.REFUSED, at, event.reason, event.hint)
     if isinstance(event, RequestAccepted) and event.verb == operation.verb:
         return _ended(operation, Outcome.DONE, at)

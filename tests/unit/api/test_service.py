@@ -69,6 +69,16 @@ def test_a_way_back_to_an_older_copy_that_there_is_not_ends_the_request_for_it()
     )
 
 
+def test_a_plain_failover_is_not_refused_with_the_way_back_that_it_overtook() -> None:
+    tale = Tale().protected()
+    tale.tell(RequestReceived, verb="failover", arguments={"before": "2020-01-01T00:00Z"})
+    plain = tale.tell(RequestReceived, verb="failover")
+    tale.tell(RollbackRefused)
+    tale.tell(FailoverCompleted, epoch=2)
+    found = board_of(tale).operation(plain.id)
+    assert found is not None and found.outcome is Outcome.DONE
+
+
 def test_asking_for_what_already_holds_is_done_at_once() -> None:
     tale = Tale().protected()
     asked = tale.tell(RequestReceived, verb="resume")
